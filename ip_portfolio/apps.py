@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class IpPortfolioConfig(AppConfig):
+    name = "ip_portfolio"
+    label = "ip_portfolio"
