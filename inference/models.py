@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+from typing import Any
+
 from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
+
+from inference.errors import ReleaseImmutable
 
 # Semantic Versioning 2.0.0, section "Is there a suggested regular expression".
 SEMVER = (
@@ -82,6 +87,46 @@ class Dataset(models.Model):
         return self.name
 
 
+class Registration(models.Model):
+    """One request from the browser or REST to register a model version, carried out by a worker.
+
+    Rows exist so that whoever asked sees it working, done or failed; what it made is the model version.
+    """
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        SUCCEEDED = "succeeded", "Succeeded"
+        FAILED = "failed", "Failed"
+
+    class Action(models.TextChoices):
+        REGISTER = "register", "Register files"
+        PACKAGED = "packaged", "Register the packaged model"
+        TRANSFORM = "transform", "Make a variant"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    action = models.CharField(max_length=12, choices=Action.choices)
+    # Arguments of the service: name, licence, source, price, path below an import root, parent, transform.
+    arguments = models.JSONField(default=dict)
+    status = models.CharField(max_length=12, choices=Status.choices, default=Status.QUEUED)
+    message = models.CharField(max_length=500, blank=True, default="")
+    model_version = models.ForeignKey(ModelVersion, null=True, blank=True, on_delete=models.SET_NULL)
+    # Whether the same content was registered before, so that nothing new was made.
+    existing = models.BooleanField(default=False)
+    requested_by_kind = models.CharField(max_length=12, default="system")
+    requested_by_id = models.CharField(max_length=40, blank=True, default="")
+    requested_by_label = models.CharField(max_length=120, blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.get_action_display()}: {self.arguments.get('name', '')}"
+
+
 class DatasetVersion(models.Model):
     """One immutable import of a dataset, addressed by the digest of its items."""
 
@@ -156,6 +201,18 @@ class Release(models.Model):
 
     def __str__(self) -> str:
         return f"{self.product.name} {self.version}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Add the release. A stored one is refused (ReleaseImmutable), here and by a database trigger."""
+        if not self._state.adding:
+            raise ReleaseImmutable(
+                f"{self} is stored and releases are immutable. Create the next version with the change instead."
+            )
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Refused: what was once measured and signed stays."""
+        raise ReleaseImmutable(f"{self} cannot be deleted: runs, verdicts and signatures refer to it.")
 
 
 class Channel(models.Model):

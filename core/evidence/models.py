@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
@@ -30,6 +31,8 @@ class Run(models.Model):
         CANCELLED = "cancelled", "Cancelled"
 
     ACTIVE = (Status.QUEUED, Status.RUNNING)
+    # What the plan says and what follows from it; the trigger run_plan_is_frozen lists the same columns.
+    FROZEN = ("kind", "subject_digest", "dataset_digest", "plan", "plan_digest", "seed", "total_items")
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     kind = models.CharField(max_length=20, choices=Kind.choices)
@@ -56,7 +59,12 @@ class Run(models.Model):
     # Only the worker holding the lease writes results; an expired lease is taken over by the scheduler.
     lease_owner = models.CharField(max_length=64, blank=True, default="")
     lease_expires_at = models.DateTimeField(null=True, blank=True)
+    # How often a worker took the run, and when the present one did (what the rate is counted from).
     attempts = models.PositiveSmallIntegerField(default=0)
+    attempt_started_at = models.DateTimeField(null=True, blank=True)
+    # When the message to the workers was last sent, and how often; empty sends it at the next tick.
+    enqueued_at = models.DateTimeField(null=True, blank=True)
+    deliveries = models.PositiveSmallIntegerField(default=0)
     error = models.CharField(max_length=500, blank=True, default="")
     error_detail = models.TextField(blank=True, default="")
     # Engine, dtype, CPU, threads and library versions, as the worker found them.
@@ -92,6 +100,21 @@ class Run(models.Model):
     def is_active(self) -> bool:
         """Whether it may still change."""
         return self.status in self.ACTIVE
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As usual, except that a stored run is saved field by field: its plan is frozen.
+
+        Raises TypeError for a whole-row save of a stored run, or one that names a frozen field. The database
+        refuses such a change as well (trigger run_plan_is_frozen), whichever way it comes.
+        """
+        if not self._state.adding:
+            named = kwargs.get("update_fields")
+            if named is None:
+                raise TypeError("A stored run is saved with update_fields; its plan is frozen.")
+            frozen = sorted(set(named) & set(self.FROZEN))
+            if frozen:
+                raise TypeError(f"{', '.join(frozen)} of a run cannot change: its plan is frozen.")
+        super().save(*args, **kwargs)
 
 
 class RunItem(models.Model):
