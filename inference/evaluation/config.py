@@ -43,9 +43,7 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
             shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             allowed = ", ".join("{" + field + "}" for field in ALLOWED_FIELDS)
             raise ConfigInvalid(
-                {
-                    "prompt_template": f"{{{shown}}} is not a known placeholder. Known are {allowed}, as they are."
-                }
+                {"prompt_template": f"{{{shown}}} is not a known placeholder. Known are {allowed}."}
             )
         pieces.append((literal, name))
     return pieces
@@ -181,7 +179,7 @@ class LatencyParams:
 
     max_tokens: int = 32
     warmup: int = 2
-    usd_per_hour: float = 0.0  # price of the machine while it computes; 0 means unknown and gives no cost
+    usd_per_compute_s: float = 0.0  # price of a second of compute; 0 means unknown and gives no cost
 
     def __post_init__(self) -> None:
         errors: dict[str, str] = {}
@@ -189,8 +187,8 @@ class LatencyParams:
             errors["max_tokens"] = f"Must be from 1 to 4096, got {self.max_tokens!r}."
         if not 0 <= self.warmup <= 100:
             errors["warmup"] = f"Must be from 0 to 100, got {self.warmup!r}."
-        if not _is_number(self.usd_per_hour) or not 0 <= self.usd_per_hour <= 10_000:
-            errors["usd_per_hour"] = f"Must be from 0 to 10,000 USD, got {self.usd_per_hour!r}."
+        if not _is_number(self.usd_per_compute_s) or not 0 <= self.usd_per_compute_s <= 1000:
+            errors["usd_per_compute_s"] = f"Must be from 0 to 1,000 USD, got {self.usd_per_compute_s!r}."
         if errors:
             raise ConfigInvalid(errors)
 
