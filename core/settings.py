@@ -51,6 +51,7 @@ _BOTH = [
     "tenants.accounts",
     "axes",
     "auditlog",
+    "core.security",
     "core.audit",
     "core.api",
 ]
@@ -68,7 +69,6 @@ SHARED_APPS = [
     "drf_spectacular",
     "django_filters",
     "core.platform",
-    "core.security",
     "core.ui",
     "workers",
 ]
@@ -237,6 +237,9 @@ DATASET_UPLOAD_MAX_BYTES = 200 * 1024 * 1024
 
 # ------------------------------------------------------------------ audit
 AUDITLOG_DISABLE_REMOTE_ADDR = True
+# Changes go to our append-only log; django-auditlog keeps no rows of its own (core/audit/models.py, RowChange).
+AUDITLOG_LOGENTRY_MODEL = "audit.RowChange"
+AUDITLOG_STORE_JSON_CHANGES = True
 
 # ------------------------------------------------------------------ REST
 API_VERSION = "1.0.0"
