@@ -91,7 +91,7 @@ METRICS: Final[dict[str, Metric]] = {
 
 RULE_TYPES: Final = ("non_inferiority", "bound")
 SCALES: Final = ("difference", "ratio")
-STATISTICS: Final = ("mean", "p50", "p95", "p99")
+STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 OPERATORS: Final = (">=", "<=")
 AREAS: Final = ("quality", "reliability", "cost", "security", "pilot", "rollback")
 SEVERITIES: Final = ("blocking", "advisory")
@@ -191,6 +191,8 @@ def rule_clean(rule: Any, metric: Metric | None) -> tuple[dict[str, Any], dict[s
             errors["rule.margin"] = (
                 f"Must be above 0, got {margin:g}: 0.1 allows 10 % worse than the baseline."
             )
+        if scale == "ratio" and direction == "higher_is_better" and margin is not None and margin >= 1:
+            errors.setdefault("rule.margin", "Must be below 1 where higher is better: 0.1 allows 10 % less.")
         if scale == "ratio" and metric is not None and metric.unit == "share":
             errors["rule.scale"] = f"{metric.label} is a share; compare shares by their difference."
         cleaned = {"type": kind, "margin": margin, "direction": direction, "scale": scale}
@@ -268,11 +270,11 @@ def criteria_clean(
         if len(slice_name) > 80:
             refuse("slice", "The name of a slice has at most 80 characters.")
         values = {
-            "alpha": (_number(raw.get("alpha", 0.05)), 0.0, 0.5),
-            "power": (_number(raw.get("power", 0.8)), 0.0, 1.0),
+            "alpha": (_number(raw.get("alpha", 0.05)), 0.0005, 0.25),
+            "power": (_number(raw.get("power", 0.8)), 0.01, 0.9999),
         }
         for field, (number, low, high) in values.items():
-            if number is None or not low < number < high:
+            if number is None or not low <= number <= high or number == 1:
                 refuse(field, f"Must lie between {low:g} and {high:g}, got {raw.get(field)!r}.")
         counts = {
             "max_age_days": (_whole(raw.get("max_age_days", 30)), 1, 3650),

@@ -309,6 +309,8 @@ class GateVerdict(models.Model):
     # Digest over gate digest, subject digests, and the ids and digests of the runs used.
     inputs_digest = models.CharField(max_length=71, db_collation="C")
     run_ids = ArrayField(models.UUIDField(), default=list, blank=True)
+    # The report as core.evidence.verdicts gave it (GateReport.to_dict): what a dossier freezes and verifies.
+    report = models.JSONField(default=dict, blank=True)
     computed_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

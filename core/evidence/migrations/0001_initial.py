@@ -71,6 +71,7 @@ class Migration(migrations.Migration):
                 ('sentence', models.TextField()),
                 ('inputs_digest', models.CharField(db_collation='C', max_length=71)),
                 ('run_ids', django.contrib.postgres.fields.ArrayField(base_field=models.UUIDField(), blank=True, default=list, size=None)),
+                ('report', models.JSONField(blank=True, default=dict)),
                 ('computed_at', models.DateTimeField(auto_now_add=True)),
                 ('gate', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='verdicts', to='evidence.gate')),
             ],
