@@ -1,12 +1,12 @@
 """Canonical JSON: one value, one sequence of bytes, so that a digest or a signature means something.
 
-The form is that of RFC 8785 (JCS) with one difference in numbers, made so that a value has the same digest before
-and after a stay in a PostgreSQL ``jsonb`` column:
+The form is that of RFC 8785 (JCS) with one difference in numbers, made so that a value has the same digest
+before and after a stay in a PostgreSQL ``jsonb`` column:
 
-* object keys are strings, sorted by their UTF-16 code units; no white space; UTF-8; only ``"``, ``\\`` and control
-  characters are escaped;
-* a whole number is written in full decimal digits whether it arrives as ``int`` or ``float`` (``1.0`` and ``1`` are
-  the same value, ``-0.0`` is ``0``, ``1e20`` is ``100000000000000000000``);
+* object keys are strings, sorted by their UTF-16 code units; no white space; UTF-8; only ``"``, ``\\`` and
+  control characters are escaped;
+* a whole number is written in full decimal digits whether it arrives as ``int`` or ``float`` (``1.0`` and
+  ``1`` are the same value, ``-0.0`` is ``0``, ``1e20`` is ``100000000000000000000``);
 * any other float is written as Python's ``repr``, the shortest text that reads back as the same double;
 * NaN and the infinities have no JSON form and are refused, as is anything that is not JSON.
 """
@@ -65,7 +65,9 @@ def _write(value: Any, out: list[str], path: str) -> None:
     elif isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
-                raise CanonicalError(f"{path} has the key {key!r} of type {type(key).__name__}; keys must be text.")
+                raise CanonicalError(
+                    f"{path} has the key {key!r} of type {type(key).__name__}; keys must be text."
+                )
         out.append("{")
         names = {key: _string(key, path) for key in value}  # refuses lone surrogates before they are sorted
         for position, key in enumerate(sorted(value, key=lambda text: text.encode("utf-16-be"))):
@@ -76,14 +78,17 @@ def _write(value: Any, out: list[str], path: str) -> None:
             _write(value[key], out, f"{path}.{key}")
         out.append("}")
     else:
-        raise CanonicalError(f"{path} is of type {type(value).__name__}, which is not JSON; convert it first.")
+        raise CanonicalError(
+            f"{path} is of type {type(value).__name__}, which is not JSON; convert it first."
+        )
 
 
 def canonical_bytes(obj: Any) -> bytes:
     """The canonical JSON of ``obj`` as UTF-8 bytes.
 
     Args:
-        obj: None, bool, int, float, str, and lists, tuples (written as lists) and dicts with text keys of these.
+        obj: None, bool, int, float, str, and lists, tuples (written as lists) and dicts with text keys of
+        these.
     Raises:
         CanonicalError: NaN, infinity, a key that is not text, a lone surrogate, a type that is not JSON, or a
             structure nested too deeply (or within itself).

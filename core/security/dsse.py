@@ -1,8 +1,8 @@
 """DSSE v1 envelopes: signed bytes together with what kind of bytes they are.
 
-The signature covers the pre-authentication encoding (PAE) of payload type and payload, so that bytes signed as one
-kind of document cannot be presented as another. Signatures are Ed25519 (RFC 8032); a ``keyid`` is the SHA-256, in
-hex, of the 32-byte public key.
+The signature covers the pre-authentication encoding (PAE) of payload type and payload, so that bytes signed
+as one kind of document cannot be presented as another. Signatures are Ed25519 (RFC 8032); a ``keyid`` is the
+SHA-256, in hex, of the 32-byte public key.
 
 Source: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
 """
@@ -20,8 +20,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from core.security.keys import keyid_of
 
 __all__ = [
-    "DsseError", "DsseSignature", "Envelope", "MANIFEST_PAYLOAD_TYPE", "SIGNATURE_PAYLOAD_TYPE",
-    "envelope_create", "envelope_payload", "envelope_verify", "pae",
+    "MANIFEST_PAYLOAD_TYPE",
+    "SIGNATURE_PAYLOAD_TYPE",
+    "DsseError",
+    "DsseSignature",
+    "Envelope",
+    "envelope_create",
+    "envelope_payload",
+    "envelope_verify",
+    "pae",
 ]
 
 SIGNATURE_PAYLOAD_TYPE = "application/vnd.signoff.signature+json"
@@ -86,11 +93,15 @@ def envelope_payload(envelope: Mapping[str, Any]) -> bytes:
 
 
 def envelope_verify(
-    envelope: Mapping[str, Any], public_keys: Mapping[str, Ed25519PublicKey], *, payload_type: str | None = None
+    envelope: Mapping[str, Any],
+    public_keys: Mapping[str, Ed25519PublicKey],
+    *,
+    payload_type: str | None = None,
 ) -> tuple[bytes, list[str]]:
     """Check an envelope and return its payload with the keyids that signed it.
 
-    Every signature must be by a key in ``public_keys`` and hold; one that does not makes the envelope invalid.
+    Every signature must be by a key in ``public_keys`` and hold; one that does not makes the envelope
+    invalid.
 
     Args:
         public_keys: keyid -> key, the keys the caller trusts.

@@ -1,8 +1,8 @@
 """Ed25519 key pairs: made here, stored encrypted, named by the digest of their public half.
 
-A private key is stored as ``v1.<salt>.<nonce>.<ciphertext>`` (URL-safe base64): AES-256-GCM under a key derived by
-HKDF-SHA256 from a secret that lives outside the database, with a fresh salt each time. The keyid is bound in as
-associated data, so a stored key cannot be passed off as another.
+A private key is stored as ``v1.<salt>.<nonce>.<ciphertext>`` (URL-safe base64): AES-256-GCM under a key
+derived by HKDF-SHA256 from a secret that lives outside the database, with a fresh salt each time. The keyid
+is bound in as associated data, so a stored key cannot be passed off as another.
 
 Sources: RFC 8032 (Ed25519), RFC 5869 (HKDF), NIST SP 800-38D (GCM).
 """
@@ -20,8 +20,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 __all__ = [
-    "KeyUnreadable", "generate_private_key", "keyid_of", "private_key_decrypt", "private_key_encrypt",
-    "public_key_from_pem", "public_key_pem", "public_key_raw",
+    "KeyUnreadable",
+    "generate_private_key",
+    "keyid_of",
+    "private_key_decrypt",
+    "private_key_encrypt",
+    "public_key_from_pem",
+    "public_key_pem",
+    "public_key_raw",
 ]
 
 _INFO = b"signoff/ed25519-private-key/v1"
@@ -73,7 +79,9 @@ def public_key_from_pem(pem: bytes) -> Ed25519PublicKey:
 def _wrapping_key(secret: str | bytes, salt: bytes) -> bytes:
     material = secret.encode("utf-8") if isinstance(secret, str) else secret
     if len(material) < 16:
-        raise ValueError(f"The secret that protects private keys must have at least 16 bytes, got {len(material)}.")
+        raise ValueError(
+            f"The secret that protects private keys must have at least 16 bytes, got {len(material)}."
+        )
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=salt, info=_INFO).derive(material)
 
 
@@ -87,7 +95,9 @@ def private_key_encrypt(key: Ed25519PrivateKey, secret: str | bytes) -> str:
         serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
     )
     sealed = AESGCM(_wrapping_key(secret, salt)).encrypt(nonce, raw, keyid_of(key).encode("ascii"))
-    return ".".join(["v1"] + [base64.urlsafe_b64encode(part).decode("ascii") for part in (salt, nonce, sealed)])
+    return ".".join(
+        ["v1"] + [base64.urlsafe_b64encode(part).decode("ascii") for part in (salt, nonce, sealed)]
+    )
 
 
 def private_key_decrypt(text: str, secret: str | bytes, *, keyid: str) -> Ed25519PrivateKey:
@@ -104,7 +114,9 @@ def private_key_decrypt(text: str, secret: str | bytes, *, keyid: str) -> Ed2551
         if version != "v1":
             raise ValueError(version)
     except ValueError as error:
-        raise KeyUnreadable("The stored private key is not in the form v1.<salt>.<nonce>.<ciphertext>.") from error
+        raise KeyUnreadable(
+            "The stored private key is not in the form v1.<salt>.<nonce>.<ciphertext>."
+        ) from error
     try:
         raw = AESGCM(_wrapping_key(secret, salt)).decrypt(nonce, sealed, keyid.encode("ascii"))
     except (InvalidTag, ValueError) as error:
