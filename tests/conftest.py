@@ -1,9 +1,9 @@
 """Fixtures of the whole suite.
 
-Databases: a test that asks for `db` (or is marked `django_db`) runs in tenant *alpha*, inside a transaction that
-is rolled back. One that needs commits (other processes, threads, a browser) asks for `transactional_db`; its
-database is put back from the template afterwards. Cast: Alice (pmo) and Bob (auditor) work at alpha, Mallory is
-admin of beta.
+Databases: a test that asks for `db` (or is marked `django_db`) runs in tenant *alpha*, inside a transaction
+that is rolled back. One that needs commits (other processes, threads, a browser) asks for `transactional_db`;
+its database is put back from the template afterwards. Cast: Alice (pmo) and Bob (auditor) work at alpha,
+Mallory is admin of beta.
 """
 
 from __future__ import annotations
@@ -102,10 +102,9 @@ def _in_alpha(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _forget_tenants() -> None:
     """Empty the process's own caches of hosts and tenants: rows of a rolled back test may be in them."""
-    with contextlib.suppress(ImportError, AttributeError):
-        from tenants.middleware import tenant_cache_clear  # type: ignore[attr-defined]
+    from tenants import resolver
 
-        tenant_cache_clear()
+    resolver.forget()
 
 
 def _tenant(schema: str) -> Tenant:
@@ -249,7 +248,7 @@ def as_role(user_with: Callable[..., User]) -> Callable[[str], TenantClient]:
 
 @pytest.fixture
 def as_user() -> Callable[..., TenantClient]:
-    """`as_user(alice)` is a client of alpha's host signed in as her; `as_user(mallory, tenant=beta)` of beta's."""
+    """`as_user(alice)`: a client of alpha's host as her; `as_user(mallory, tenant=beta)`: of beta's."""
 
     def sign_in(user: User, *, tenant: Tenant | None = None) -> TenantClient:
         schema = tenant.schema_name if tenant is not None else "alpha"
@@ -266,7 +265,7 @@ def operator_client(operator: User) -> TenantClient:
 
 @pytest.fixture
 def acting() -> Iterator[Callable[..., Any]]:
-    """`acting(alice)` makes her the actor of service calls until the test ends; `acting(roles=("pmo",))` anyone."""
+    """`acting(alice)` makes her the actor of service calls to the test's end; `acting(roles=[...])` anyone."""
     from core.security.actor import Actor, use_actor
 
     with contextlib.ExitStack() as stack:
@@ -290,9 +289,9 @@ def api_key(user_with: Callable[..., User]) -> Callable[..., str]:
 
     def make(*scopes: str, tenant: Tenant | None = None, **kwargs: Any) -> str:
         from django_tenants.utils import schema_context
+        from tenants.accounts.services import api_key_create
 
         from core.security.actor import SYSTEM, use_actor
-        from tenants.accounts.services import api_key_create
 
         schema = tenant.schema_name if tenant is not None else "alpha"
         flat = [one for scope in scopes for one in ([scope] if isinstance(scope, str) else scope)]
@@ -345,7 +344,7 @@ def run_manage(transactional_db: None) -> Callable[..., subprocess.CompletedProc
 
 @pytest.fixture
 def start_worker(transactional_db: None, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """`start_worker()` starts a real Celery worker on the test's database and broker, and waits until it is up.
+    """`start_worker()` starts a real Celery worker on the test's database and broker, and waits for it.
 
     The test may kill it; what is left is killed afterwards. `worker.log` is the path of its log.
     """
@@ -407,7 +406,7 @@ class LiveSite:
 
 @pytest.fixture
 def live_site(transactional_db: None) -> Iterator[LiveSite]:
-    """The site in threads of this process on a free port: http://alpha.localhost:PORT, beta, and the operators'."""
+    """The site in threads of this process, on a free port, at http://alpha.localhost:PORT."""
     from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 
     from core.wsgi import application
@@ -457,7 +456,9 @@ def browser() -> Iterator[Browser]:
 
     path = chromium_path()
     if path is None:
-        pytest.fail("Chromium is not installed. To mend it: sudo apt-get install -y chromium (or set CHROMIUM)")
+        pytest.fail(
+            "Chromium is not installed. To mend it: sudo apt-get install -y chromium (or set CHROMIUM)"
+        )
     # Playwright keeps an event loop in this thread; the ORM calls of the tests are not made from inside it.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
     with sync_playwright() as playwright:
@@ -468,7 +469,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, live_site: LiveSite) -> Iterator[Page]:
-    """A new page (1440 x 900) whose base address is alpha's; fails the test on a script error or a CSP violation."""
+    """A new page (1440 x 900) at alpha's address; a script error or a CSP violation fails the test."""
     context = browser.new_context(base_url=str(live_site), viewport={"width": 1440, "height": 900})
     context.set_default_timeout(15_000)
     opened = context.new_page()
@@ -477,7 +478,9 @@ def page(browser: Browser, live_site: LiveSite) -> Iterator[Page]:
     opened.on(
         "console",
         lambda message: (
-            problems.append(f"{opened.url}: {message.text}") if "Content Security Policy" in message.text else None
+            problems.append(f"{opened.url}: {message.text}")
+            if "Content Security Policy" in message.text
+            else None
         ),
     )
     yield opened
@@ -522,7 +525,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
-    """`eventually(lambda: run.refresh() or run.done)` waits for a true answer and returns it, or fails the test."""
+    """`eventually(lambda: run.refresh() or run.done)` waits for a true answer and returns it, or fails."""
 
     def wait(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
         deadline = time.monotonic() + timeout_s

