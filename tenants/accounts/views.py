@@ -1,0 +1,3 @@
+"""Pages of people and keys."""
+
+from __future__ import annotations

@@ -1,0 +1,6 @@
+"""The operators' site."""
+
+from __future__ import annotations
+
+app_name = "tenants"
+urlpatterns: list = []
