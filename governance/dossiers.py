@@ -1,7 +1,7 @@
 """The dossier of a review: everything a person signs over, as one JSON value with one digest.
 
-What is in it must not depend on who looks or when, only on the facts: a time that merely passes changes nothing
-until it makes evidence or a waiver expire, and then the digest moves and signatures go stale.
+What is in it depends on the facts alone, not on who looks or when: time that passes changes nothing until it
+makes evidence or a waiver expire, and then the digest moves and signatures go stale.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def dossier_build(review: Review, *, now: dt.datetime) -> Dossier:
         if status == "stale":
             sentence = "The evidence is stale: " + " ".join(reasons)
         elif waived:
-            sentence += f" {len(waived)} {'criterion is' if len(waived) == 1 else 'criteria are'} waived ({', '.join(waived)})."
+            noun = "criterion is" if len(waived) == 1 else "criteria are"
+            sentence += f" {len(waived)} {noun} waived ({', '.join(waived)})."
         raw = raw_numbers(verdict)
         content |= {
             "verdict": {
@@ -181,7 +182,7 @@ def dossier_difference(
 ) -> list[dict[str, Any]]:
     """What moved between two dossiers: `{"path", "before", "after"}` per changed value, at most `limit`.
 
-    Lists of objects are matched by their `key`, `id`, `slug` or `criterion`, so that one added row is one difference.
+    Lists of objects are matched by `key`, `id`, `slug` or `criterion`, so that an added row is one difference.
     """
     found: list[dict[str, Any]] = []
     _difference("", before, after, found)

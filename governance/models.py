@@ -1,4 +1,4 @@
-"""Decisions and what they stand on: playbooks, reviews, checklists, waivers, dossier snapshots, signatures."""
+"""Decisions and what they stand on: playbooks, reviews, checklists, waivers, snapshots, signatures."""
 
 from __future__ import annotations
 
@@ -9,26 +9,8 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 
+from core.audit.models import AppendOnly
 from inference.models import Product, Release
-
-
-class AppendOnlyError(RuntimeError):
-    """Code tried to change or delete a row that may only be added."""
-
-
-class AppendOnly(models.Model):
-    """Rows are only ever added: what they record has happened."""
-
-    class Meta:
-        abstract = True
-
-    def save(self, *args: object, **kwargs: object) -> None:
-        if not self._state.adding:
-            raise AppendOnlyError(f"{self._meta.verbose_name} rows are never edited.")
-        super().save(*args, **kwargs)  # type: ignore[arg-type]
-
-    def delete(self, *args: object, **kwargs: object) -> tuple[int, dict[str, int]]:
-        raise AppendOnlyError(f"{self._meta.verbose_name} rows are never deleted.")
 
 
 class Playbook(AppendOnly):
@@ -200,7 +182,7 @@ class ChecklistItem(models.Model):
 
 
 class Waiver(models.Model):
-    """An expiring, reasoned exception to one criterion of one review, granted by somebody other than its requester."""
+    """An expiring, reasoned exception to one criterion of a review, granted by another than its requester."""
 
     class Status(models.TextChoices):
         REQUESTED = "requested", "Requested"
@@ -229,7 +211,7 @@ class Waiver(models.Model):
             models.CheckConstraint(
                 condition=~Q(status="approved") | ~Q(resolved_by=F("requested_by")),
                 name="waiver_by_another_person",
-                violation_error_message="A waiver is approved by somebody other than the person who asked for it.",
+                violation_error_message="Somebody other than the person who asked for a waiver approves it.",
             ),
             models.UniqueConstraint(
                 fields=["review", "criterion_key"],

@@ -1,4 +1,4 @@
-"""Decisions: opening a review, confirming its checklist, waiving, signing, deciding. All writes of governance."""
+"""Decisions: opening a review, its checklist, waiving, signing, deciding. All writes of governance."""
 
 from __future__ import annotations
 
@@ -456,7 +456,8 @@ def _refuse_changed(review: Review, expected_digest: str, now: dt.datetime) -> D
         shown = DossierSnapshot.objects.filter(review=review, digest=expected_digest).first()
         difference = dossier_difference(shown.content if shown else {}, current.content)
         raise EvidenceChanged(
-            "The evidence changed after you opened the page, so nothing was signed. Read what moved, then decide again.",
+            "The evidence changed after you opened the page, so nothing was signed. "
+            "Read what moved, then decide again.",
             extra={
                 "difference": difference,
                 "expected_digest": expected_digest,
@@ -520,8 +521,8 @@ def review_sign(
         if earlier.snapshot.digest == expected_digest or signature_is_current(earlier, now=now):
             raise AlreadySigned(
                 f"You signed this evidence as {earlier.role} on {earlier.signed_at:%d %b %Y at %H:%M} UTC "
-                f"({earlier.get_position_display().lower()}). A signature is never changed; you can sign again "
-                "when the evidence changes."
+                f"({earlier.get_position_display().lower()}). A signature is never changed; you can sign "
+                "again when the evidence changes."
             )
     snapshot = _refuse_changed(review, expected_digest, now)
     if position in Signature.APPROVING:
@@ -601,7 +602,8 @@ def review_decide(
 ) -> Review:
     """Close the review with a decision.
 
-    Go needs a passing gate, confirmed entrance criteria and a current approving signature of each required role.
+    Go needs a passing gate, confirmed entrance criteria and a current approving signature of each
+    required role.
     Raises NotReady naming what is missing, EvidenceChanged, OwnRequest, Invalid, ReviewClosed.
     """
     require("review.decide")
