@@ -153,7 +153,7 @@ class EngineOptions:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: int = 0  # 0: as many as torch chooses
-    batch_tokens: int = 2048  # most tokens (padding included) in one forward pass of scoring
+    batch_tokens: int = 0  # most tokens (padding included) per scoring pass; 0: 512 on CPU, 16,384 on CUDA
     generate_batch: int = 16  # most requests decoded together
     max_context: int = 0  # 0: what the model's configuration says
     share_prefix: bool = True
