@@ -18,7 +18,7 @@ BINARY_METRICS = ("accuracy", "exact_match")
 
 @dataclass(frozen=True, slots=True)
 class PairedItem:
-    """One item through both releases. `effect` is candidate minus baseline, None where either has no value."""
+    """One item through both releases. `effect` is candidate minus baseline, None where either is missing."""
 
     key: str
     slices: tuple[str, ...]
@@ -126,7 +126,7 @@ def flips(pairs: Iterable[PairedItem], metric: str) -> Flips:
 
 
 def most_changed(pairs: Iterable[PairedItem], metric: str, *, limit: int = 20) -> list[PairedItem]:
-    """Items that got worst on a metric, worst first; items without a value for the candidate come before all."""
+    """Items that lost most on a metric, worst first; those without a value for the candidate before all."""
     higher = METRICS[metric].higher_is_better if metric in METRICS else False
     sign = -1.0 if higher else 1.0
 

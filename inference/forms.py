@@ -1,4 +1,4 @@
-"""Forms of the inference pages. They parse; the services decide. `service_errors` brings refusals to their field."""
+"""Forms of the inference pages. They parse; the services decide, and `service_errors` places their refusals."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def words(values: Sequence[str]) -> list[tuple[str, str]]:
 def service_errors(
     form: forms.BaseForm, error: DomainError, *, names: Mapping[str, str] | None = None
 ) -> None:
-    """Put a service's messages at their fields (renamed by `names`); those without a field stand above the form."""
+    """Put a service's messages at their fields (renamed by `names`); those without one go above the form."""
     placed = False
     for field, messages in error.fields.items():
         name = (names or {}).get(field, field)
@@ -64,7 +64,7 @@ class ReleaseForm(forms.Form):
         required=False,
         initial="{input}",
         widget=forms.Textarea(attrs={"rows": 4}),
-        help_text="Text put before the model. {input} is the question, {context} its passage if there is one.",
+        help_text="The text the model gets. {input} is the question, {context} its passage if there is one.",
         strip=False,
     )
     chat = forms.BooleanField(required=False, label="Use the model's chat template")
