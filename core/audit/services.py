@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -12,6 +13,7 @@ from django.contrib.auth import get_user_model
 from django.db import connection, models, transaction
 from django.utils import timezone
 
+from core.audit.anchors import anchor_write
 from core.audit.chain import GENESIS, HEAD_TYPE, event_digest, head_payload, link_hash
 from core.audit.commitments import Personal, committed, subject_get, value_commitment
 from core.audit.models import AuditEvent, AuditHead, AuditLink, AuditPending, PersonalDataSalt
@@ -297,9 +299,11 @@ def head_sign(*, number: int, seq: int, hash: str) -> AuditHead:
         hash=hash,
         signed_at=at.astimezone(datetime.UTC).isoformat(timespec="microseconds"),
     )
-    return AuditHead.objects.create(
+    head = AuditHead.objects.create(
         number=number, seq=seq, hash=hash, signed_at=at, envelope=tenant_sign(HEAD_TYPE, payload)
     )
+    transaction.on_commit(partial(anchor_write, head))
+    return head
 
 
 # ------------------------------------------------------------------ erasure
