@@ -14,10 +14,9 @@ from typing import Any
 from django.db import connection
 
 from core.evidence.dossier import dossier_freeze
-from core.evidence.models import Criterion, Gate, GateVerdict, Run
-from core.evidence.verdicts import CriterionSpec
+from core.evidence.models import Gate, GateVerdict, Run
 from governance.models import Playbook, Review, Waiver
-from inference.gates import gate_verdict_current, gate_verdict_latest, raw_numbers
+from inference.gates import gate_report_document, gate_verdict_current, gate_verdict_latest, raw_numbers
 from inference.models import Release
 
 
@@ -116,8 +115,7 @@ def dossier_build(review: Review, *, now: dt.datetime) -> Dossier:
                 "stale_because": reasons,
                 "waived": waived,
             },
-            "gate": _gate(verdict.gate),
-            "gate_report": verdict.report,
+            **gate_report_document(verdict),
             "runs": [_run(run) for run in Run.objects.filter(pk__in=verdict.run_ids).order_by("pk")],
             "playbooks": _playbooks(verdict),
         }
@@ -142,34 +140,6 @@ def _with_waivers(verdict: GateVerdict, status: str, waivers: list[Waiver]) -> t
         if bad in left:
             return bad, waived
     return ("pass" if blocking else "not_run"), waived
-
-
-def _gate(gate: Gate) -> dict[str, Any]:
-    return {
-        "slug": gate.slug,
-        "version": gate.version,
-        "title": gate.title,
-        "digest": gate.digest,
-        "criteria": [_criterion(row).to_dict() for row in gate.criteria.all()],
-    }
-
-
-def _criterion(row: Criterion) -> CriterionSpec:
-    return CriterionSpec(
-        key=row.key,
-        title=row.title,
-        area=row.area,
-        metric=row.metric,
-        dataset=row.dataset,
-        slice=row.slice,
-        rule=row.rule,
-        alpha=row.alpha,
-        power=row.power,
-        severity=row.severity,
-        max_age_days=row.max_age_days,
-        owner_role=row.owner_role,
-        playbook=row.playbook,
-    )
 
 
 def _release(release: Release) -> dict[str, Any]:
