@@ -182,7 +182,7 @@ def dossier_difference(
 ) -> list[dict[str, Any]]:
     """What moved between two dossiers: `{"path", "before", "after"}` per changed value, at most `limit`.
 
-    Lists of objects are matched by `key`, `id`, `slug` or `criterion`, so that an added row is one difference.
+    Lists of objects are matched by `key`, `id`, `slug` or `criterion`, so an added row is one difference.
     """
     found: list[dict[str, Any]] = []
     _difference("", before, after, found)

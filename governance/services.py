@@ -212,7 +212,7 @@ def review_create(
             review.save()
     except IntegrityError as error:
         raise Invalid(
-            "There is already an open review of this release with this gate. Continue that one, or withdraw it.",
+            "There is already an open review of this release with this gate. Continue or withdraw that one.",
             fields={"candidate": ["An open review exists."]},
         ) from error
     for ordinal, (kind, item_title, area, owner) in enumerate(checklist or DEFAULT_CHECKLIST):
@@ -296,7 +296,7 @@ def checklist_item_set(
 ) -> ChecklistItem:
     """Set an item done, not applicable (with the reason as note) or open again.
 
-    Only a person holding the item's owner role, or the PMO, may do so. Raises NotYourRole, Invalid, ReviewClosed.
+    Only a person holding the owner role, or the PMO, may do so. Raises NotYourRole, Invalid or ReviewClosed.
     """
     require("review.edit")
     review = _lock_open(item.review)
