@@ -166,6 +166,13 @@ ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
 # float32, bfloat16, or auto: measured once per process on this machine.
 ENGINE_DTYPE = env.str("ENGINE_DTYPE", default="auto")
 MODEL_STORE = DATA_DIR / "models"
+# Directories of the server from which models may be registered in the browser or by REST, by their path.
+MODEL_IMPORT_ROOTS = env.list("MODEL_IMPORT_ROOTS", default=[str(DATA_DIR / "imports")])
+# Bytes of an uploaded model (.gguf, or .zip of a directory), and of what a .zip may unpack to.
+MODEL_UPLOAD_MAX_BYTES = env.int("MODEL_UPLOAD_MAX_BYTES", default=8 * 1024**3)
+# Name of the kind of machine that measures, part of each run's plan; empty for a description of this one. Set it
+# where the web server and the inference workers are different machines.
+MACHINE_CLASS = env.str("MACHINE_CLASS", default="")
 
 # Celery. Seconds. The visibility timeout must exceed the longest Run, or the broker delivers it twice; a
 # killed worker's run is re-queued by its lease (RUN_LEASE_S), not by the broker.

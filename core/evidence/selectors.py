@@ -59,6 +59,13 @@ def run_get(run_id: str | uuid.UUID) -> Run:
         raise RunNotFound("There is no such run in this tenant.") from None
 
 
+def run_for_plan(plan_digest: str) -> Run | None:
+    """The run of a plan that counts: the live one, else the newest succeeded one, else None."""
+    same = Run.objects.filter(plan_digest=plan_digest)
+    live = same.filter(status__in=Run.ACTIVE).first()
+    return live or same.filter(status=Run.Status.SUCCEEDED).order_by("-finished_at").first()
+
+
 def run_list(
     *, kind: str = "", status: str = "", subject_digest: str = "", dataset_slug: str = ""
 ) -> QuerySet[Run]:
@@ -118,7 +125,9 @@ def run_progress(run: Run, *, provisional: bool = True) -> Progress:
         except RunKindUnknown:
             pass
         else:
-            drafts = executor.summarise(run_view(run), stored_results(run), by_slice=False, quick=True).measurements
+            drafts = executor.summarise(
+                run_view(run), stored_results(run), by_slice=False, quick=True
+            ).measurements
     end = run.finished_at or now
     return Progress(
         run_id=run.pk,

@@ -85,10 +85,7 @@ def run_create(
     executors.executor_for(kind)
     if total_items < 1:
         raise RunPlanInvalid("This run would measure nothing: its plan selects no items.")
-    try:
-        plan_digest = digest({"kind": str(kind), "subject": subject_digest, "seed": seed, "plan": dict(plan)})
-    except CanonicalError as error:
-        raise RunPlanInvalid(f"The plan cannot be frozen: {error}") from error
+    plan_digest = run_plan_digest(kind=kind, subject_digest=subject_digest, seed=seed, plan=plan)
     with transaction.atomic():
         if daily_limit is not None:
             _serialise("run_create")
@@ -129,6 +126,14 @@ def run_create(
     return RunCreated(run, True)
 
 
+def run_plan_digest(*, kind: str, subject_digest: str, seed: int, plan: Mapping[str, Any]) -> str:
+    """What tells two plans apart: runs with the same digest measure the same thing. Raises RunPlanInvalid."""
+    try:
+        return digest({"kind": str(kind), "subject": subject_digest, "seed": seed, "plan": dict(plan)})
+    except CanonicalError as error:
+        raise RunPlanInvalid(f"The plan cannot be frozen: {error}") from error
+
+
 def _serialise(name: str) -> None:
     """Let one transaction of this tenant at a time pass (until it ends)."""
     with connection.cursor() as cursor:
@@ -162,7 +167,7 @@ def _send(schema_name: str, run_id: str) -> None:
     from workers.tasks import run_execute as task  # here, because the task calls this module
 
     try:
-        task.apply_async(args=[schema_name, run_id], retry=False)
+        task.apply_async(args=[schema_name, run_id], headers={"tenant_schema": schema_name}, retry=False)
     except Exception:
         # kombu's errors differ by transport; eager execution (tests) reports its own failures on the run.
         logger.exception("message of a run could not be queued", extra={"run": run_id})
@@ -241,9 +246,7 @@ def _lease_take(run_id: str | uuid.UUID) -> _Lease | None:
         run.attempts += 1
         run.started_at = run.started_at or run.now
         run.attempt_started_at = run.now
-        run.save(
-            update_fields=["status", "lease_owner", "attempts", "started_at", "attempt_started_at"]
-        )
+        run.save(update_fields=["status", "lease_owner", "attempts", "started_at", "attempt_started_at"])
         Run.objects.filter(pk=run.pk).update(lease_expires_at=_lease_end())
         stored = run.items.count()
         _event(
@@ -256,9 +259,7 @@ def _lease_take(run_id: str | uuid.UUID) -> _Lease | None:
 
 def _lease_release(lease: _Lease) -> None:
     """Put a run back in the queue; the scheduler's next tick sends its message."""
-    changed = Run.objects.filter(
-        pk=lease.run.pk, lease_owner=lease.owner, status=Run.Status.RUNNING
-    ).update(
+    changed = Run.objects.filter(pk=lease.run.pk, lease_owner=lease.owner, status=Run.Status.RUNNING).update(
         status=Run.Status.QUEUED,
         lease_owner="",
         lease_expires_at=None,
@@ -331,7 +332,7 @@ def run_view(run: Run) -> RunView:
 
 def stored_results(run: Run) -> list[ItemResult]:
     """The stored items of a run as values, in the plan's order."""
-    fields = [name for name in ItemResult.__dataclass_fields__]
+    fields = list(ItemResult.__dataclass_fields__)
     return [ItemResult(**row) for row in run.items.order_by("ordinal").values(*fields)]
 
 
@@ -399,7 +400,13 @@ def _is_lost(lease: _Lease) -> bool:
 
 # ------------------------------------------------------------------ ending
 def _end(
-    run: Run, status: str, message: str, *, error: str = "", detail: str = "", summary: Mapping[str, Any] | None = None
+    run: Run,
+    status: str,
+    message: str,
+    *,
+    error: str = "",
+    detail: str = "",
+    summary: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the terminal state of a locked, active run, with its log line and audit row."""
     run.status = status
@@ -470,7 +477,11 @@ def _fail(lease: _Lease, error: Exception) -> str:
     try:
         with transaction.atomic():
             _end(
-                _owned(lease), Run.Status.FAILED, f"Failed: {sentence}", error=sentence, detail=failure_detail(error)
+                _owned(lease),
+                Run.Status.FAILED,
+                f"Failed: {sentence}",
+                error=sentence,
+                detail=failure_detail(error),
             )
     except LeaseLost:
         return "lease lost"
@@ -534,7 +545,9 @@ def run_cancel(*, run_id: str | uuid.UUID) -> Run:
     if run.status == Run.Status.CANCELLED or (run.is_active and run.cancel_requested_at is not None):
         return run
     if not run.is_active:
-        raise RunStateRefuses(f"This run already ended: it {run.get_status_display().lower()}. Nothing to cancel.")
+        raise RunStateRefuses(
+            f"This run already ended: it {run.get_status_display().lower()}. Nothing to cancel."
+        )
     run.cancel_requested_at = timezone.now()
     run.save(update_fields=["cancel_requested_at"])
     _audit("run.cancel_requested", run, {})

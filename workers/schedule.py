@@ -1,0 +1,24 @@
+"""What the scheduler rings, and how often. Seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REQUEUE_EVERY_S = 5.0
+AUDIT_EVERY_S = 2.0
+
+
+def _every(task: str, seconds: float) -> dict[str, Any]:
+    # A tick that could not be taken in time is dropped: the next one does the same, and no pile grows while no
+    # worker is up.
+    return {
+        "task": f"workers.tasks.{task}",
+        "schedule": seconds,
+        "options": {"expires": max(seconds * 2, 10)},
+    }
+
+
+SCHEDULE: dict[str, dict[str, Any]] = {
+    "requeue-expired": _every("requeue_expired", REQUEUE_EVERY_S),
+    "audit-sequence": _every("audit_sequence", AUDIT_EVERY_S),
+}

@@ -1,0 +1,71 @@
+"""Maintenance over all tenants: each part finds who has something to do and enters only those."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django_tenants.utils import schema_context
+
+from workers.scan import schemas_where
+
+logger = logging.getLogger("signoff.workers")
+
+
+def requeue_expired_everywhere() -> int:
+    """Bring back runs whose worker or message got lost, in every active tenant. Returns how many."""
+    from core.evidence.services import MESSAGE_LOST_AFTER_S, run_requeue_expired
+
+    schemas = schemas_where(
+        table="evidence_run",
+        condition=(
+            "(status = 'running' AND (lease_expires_at IS NULL OR lease_expires_at < now())) OR "
+            "(status = 'queued' AND (enqueued_at IS NULL OR enqueued_at < now() - make_interval(secs => %s)))"
+        ),
+        parameters=[float(MESSAGE_LOST_AFTER_S)],
+        active_only=True,
+    )
+    return _in_each(schemas, lambda: len(run_requeue_expired()))
+
+
+def registrations_requeue_everywhere() -> int:
+    """Fail or restart registrations whose worker is gone, in every active tenant. Returns how many."""
+    from inference.registration import STALE_AFTER_S, registration_requeue_stale
+
+    schemas = schemas_where(
+        table="inference_registration",
+        condition="status IN ('queued', 'running') AND "
+        "coalesce(started_at, created_at) < now() - make_interval(secs => %s)",
+        parameters=[float(STALE_AFTER_S)],
+        active_only=True,
+    )
+    return _in_each(schemas, registration_requeue_stale)
+
+
+def audit_sequence_everywhere() -> int:
+    """Extend the audit log of each schema that has events waiting or an end not signed yet, the operators' too.
+
+    Returns how many events were added. Deactivated tenants are included: their log must stay whole.
+    """
+    from core.audit.services import audit_sequence
+
+    waiting = schemas_where(table="audit_auditpending", condition="true", active_only=False, public=True)
+    unsigned = schemas_where(
+        table="audit_auditlink",
+        condition="seq > (SELECT coalesce(max(h.seq), 0) FROM {schema}.audit_audithead h)",
+        active_only=False,
+        public=True,
+    )
+    return _in_each(sorted({*waiting, *unsigned}), audit_sequence)
+
+
+def _in_each(schemas: list[str], work: Callable[[], int]) -> int:
+    """Sum of `work()` over the schemas; one tenant's trouble is logged and does not stop the others."""
+    total = 0
+    for schema in schemas:
+        try:
+            with schema_context(schema):
+                total += work()
+        except Exception:
+            logger.exception("maintenance failed for one tenant", extra={"tenant": schema})
+    return total

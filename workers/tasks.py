@@ -1,0 +1,92 @@
+"""The tasks: doorbells. Each enters the tenant (its base class does), loads by id and calls one service.
+
+Each names its queue and declares its scope: "tenant" (the default) or "public". Services are imported inside the
+functions, because services import tasks to queue them, and because a worker's parent process must not load a model
+library before it forks.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+from django.db import connection
+
+from core.celery import Queues
+
+logger = logging.getLogger("signoff.workers")
+
+
+class WrongTenant(RuntimeError):
+    """A message's argument and its header name different tenants. Nothing was done."""
+
+
+def _check_schema(schema_name: str) -> None:
+    if connection.schema_name != schema_name:
+        raise WrongTenant(
+            f"The message is for {schema_name!r} but the task stands in {connection.schema_name!r}."
+        )
+
+
+@shared_task(queue=Queues.INFERENCE, tenant_scope="tenant")
+def run_execute(schema_name: str, run_id: str) -> str:
+    """Carry out a run.
+
+    Runs twice: only the holder of the run's lease works; a finished run is left alone. Row gone: logged, no error,
+    not repeated. Worker dies: the lease runs out and `requeue_expired` sends the message again; stored items are
+    kept and not repeated.
+    """
+    from core.evidence.errors import RunNotFound
+    from core.evidence.services import run_execute as execute
+
+    _check_schema(schema_name)
+    try:
+        outcome = execute(run_id=run_id)
+    except RunNotFound:
+        logger.warning("message for a run that is gone", extra={"run": run_id})
+        return "gone"
+    logger.info("run: %s", outcome, extra={"run": run_id})
+    return outcome
+
+
+@shared_task(queue=Queues.DEFAULT, tenant_scope="tenant")
+def model_registration(schema_name: str, registration_id: str) -> str:
+    """Carry out a registration of a model version that was asked for in the browser or by REST.
+
+    Runs twice: a registration that has begun or ended is left alone; the same files give the same model version.
+    Row gone: logged, no error. Worker dies: `requeue_expired` queues it again after a while; the store drops what
+    was half written.
+    """
+    from inference.errors import RegistrationNotFound
+    from inference.registration import registration_execute
+
+    _check_schema(schema_name)
+    try:
+        return registration_execute(registration_id=registration_id)
+    except RegistrationNotFound:
+        logger.warning("message for a registration that is gone", extra={"registration": registration_id})
+        return "gone"
+
+
+@shared_task(queue=Queues.DEFAULT, tenant_scope="public")
+def requeue_expired() -> int:
+    """Bring back runs and registrations that lost their worker or their message, in every active tenant.
+
+    Runs twice: rows are locked, the second finds nothing. A tenant gone meanwhile is skipped. Worker dies: the next
+    tick does it.
+    """
+    from workers.services import registrations_requeue_everywhere, requeue_expired_everywhere
+
+    return requeue_expired_everywhere() + registrations_requeue_everywhere()
+
+
+@shared_task(queue=Queues.DEFAULT, tenant_scope="public")
+def audit_sequence() -> int:
+    """Extend the audit log of every schema that has events waiting.
+
+    Runs twice: an advisory lock lets one work, the other finds nothing. Tenant gone: skipped. Worker dies: its
+    transaction is rolled back and the next tick does it.
+    """
+    from workers.services import audit_sequence_everywhere
+
+    return audit_sequence_everywhere()
