@@ -2,7 +2,7 @@
 
 Checks the machine, starts the embedded services, brings the schemas to head, makes the demo tenants, starts
 web server, workers and scheduler, runs the demo's main job, and looks after all of it until it is stopped. It
-needs no Django itself and starts everything that does as a child, so that what is missing is named in one line.
+needs no Django itself and starts everything that does as a child: what is missing is named in one line.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class _Flow:
             )
 
     def _leave_addresses(self) -> None:
-        """Leave the addresses for other commands: core/settings.py reads what the environment does not say."""
+        """Leave the addresses for other commands: core/settings.py reads them from there."""
         names = ("DATABASE_URL", "BROKER_URL", "CACHE_URL", "ENGINE_URL", "SECRET_KEY", "PORT", "BASE_DOMAIN")
         names += ("DEPLOYMENT_MODE", "SINGLE_TENANT_SCHEMA")
         lines = [f"{name}='{self.environ[name]}'" for name in names if self.environ.get(name)]
@@ -239,7 +239,7 @@ class _Flow:
                 grace_s=8.0,
             ),
             Program(
-                # One Run at a time: the model takes all cores. Threads and not a forked pool, so that there is
+                # One Run at a time: the model takes all cores. Threads and not a forked pool, so there is
                 # one process to kill, and nothing of it goes on working when it is.
                 "worker-inference",
                 [*worker, "--queues", "inference", "--concurrency", "1", "--hostname", "inference@%h"],
