@@ -46,7 +46,7 @@ def migrations_digest(applied: Iterable[tuple[str, str]]) -> str:
 
     MD5 because PostgreSQL has it as a plain function over text; it is compared with our own value, not trusted.
     """
-    text = ",".join(f"{app}.{name}" for app, name in sorted(set(applied)))
+    text = ",".join(sorted({f"{app}.{name}" for app, name in applied}))
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
