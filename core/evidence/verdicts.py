@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import Any, Literal
@@ -161,7 +161,8 @@ class CriterionSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, as frozen in a dossier's ``gate.criteria``."""
-        return {**asdict(replace(self, rule={})), "rule": dict(self.rule)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**values, "rule": dict(self.rule)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CriterionSpec:
@@ -495,13 +496,13 @@ def _usable(value: float | None) -> bool:
 
 def _blank(spec: CriterionSpec, status: Status, sentence: str, **more: Any) -> CriterionReport:
     rule = spec.rule
-    fields: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "threshold": float(rule["margin"] if spec.comparative else rule["bound"]),
         "scale": str(rule.get("scale", "difference")) if spec.comparative else "",
         "level": 1 - 2 * spec.alpha,
         "unit": metric_unit(spec.metric),
     }
-    fields.update(more)
+    shown.update(more)
     return CriterionReport(
         key=spec.key,
         title=spec.title,
@@ -510,7 +511,7 @@ def _blank(spec: CriterionSpec, status: Status, sentence: str, **more: Any) -> C
         sentence=sentence,
         severity=spec.severity,
         playbook=spec.playbook,
-        **fields,
+        **shown,
     )
 
 
