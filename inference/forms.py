@@ -1,4 +1,4 @@
-"""Forms of the inference pages. They parse; the services decide, and `service_errors` places their refusals."""
+"""Forms of the inference pages. They parse; services decide, and `service_errors` places their refusals."""
 
 from __future__ import annotations
 
