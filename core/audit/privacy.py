@@ -48,9 +48,13 @@ def data_clean(value: Any, *, names: Iterable[str] = (), depth: int = 0) -> Any:
     if isinstance(value, Enum):
         return data_clean(value.value, names=names, depth=depth)
     if isinstance(value, int):
-        return int(value)
+        # A number longer than any double can hold is no measurement.
+        return int(value) if value.bit_length() <= 1024 else WITHHELD
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else str(value)
+        if not math.isfinite(value):
+            return str(value)
+        # jsonb gives a whole number back as an int of all its digits.
+        return int(value) if value.is_integer() else float(value)
     if isinstance(value, str):
         return text_clean(value, names=names)
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
