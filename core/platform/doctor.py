@@ -175,8 +175,8 @@ def check_fonts(directories: Iterable[str] = _FONT_DIRECTORIES) -> Finding:
     )
 
 
-def check_data_dir(root: Path) -> Finding:
-    """The data directory can be written and, for root, reached by the services' user."""
+def check_data_dir(root: Path, *, embedded: bool = True) -> Finding:
+    """The data directory can be written and, when root embeds services, reached by their user."""
     nearest = root
     while not nearest.exists():
         nearest = nearest.parent
@@ -194,7 +194,9 @@ def check_data_dir(root: Path) -> Finding:
             f"{nearest} cannot be written.",
             "SIGNOFF_DATA_DIR=~/signoff-data make up",
         )
-    if os.geteuid() == 0 and not can_reach(nearest, _owner_or_stranger()):
+    # The directory itself is opened by `up`; those above it are somebody else's to change.
+    above = root.parent if nearest == root else nearest
+    if embedded and os.geteuid() == 0 and not can_reach(above, _owner_or_stranger()):
         return Finding(
             "data directory",
             False,
@@ -311,8 +313,16 @@ def check_database(url: str) -> Finding:
         import psycopg
     except ImportError:
         return Finding("database", False, "psycopg is not installed.", "make install")
+    note = ""
     try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
+        try:
+            connection = psycopg.connect(url, connect_timeout=5)
+        except psycopg.OperationalError as error:
+            if not re.search(r'database ".*" does not exist', str(error)):
+                raise
+            connection = psycopg.connect(url, dbname="postgres", connect_timeout=5)
+            note = "; the database will be made"
+        with connection:
             number = connection.info.server_version // 10000
             text = connection.info.parameter_status("server_version") or ""
     except (psycopg.Error, ValueError) as error:
@@ -322,7 +332,7 @@ def check_database(url: str) -> Finding:
         )
     if number < 14:
         return Finding("database", False, f"{shown} is PostgreSQL {text}; 14 or newer is needed.")
-    return Finding("database", True, f"{shown} is PostgreSQL {text}")
+    return Finding("database", True, f"{shown} is PostgreSQL {text}{note}")
 
 
 def check_valkey(name: str, variable: str, url: str) -> Finding:
@@ -444,7 +454,7 @@ def examine(
     look(check_packages)
     look(check_libraries)
     look(check_fonts)
-    look(lambda: check_data_dir(root))
+    look(lambda: check_data_dir(root, embedded=not all(environ.get(name) for name in _ADDRESSES)))
     look(lambda: check_disk(root))
     look(check_memory)
     look(lambda: check_programs(environ))
