@@ -11,6 +11,7 @@ value of the theme in force; `theme="light"` or `"dark"` puts the colour itself.
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import math
 import re
@@ -355,6 +356,8 @@ def _layout() -> dict[str, Any]:
         "automargin": True,
         "fixedrange": False,
         "title": {"text": "", "standoff": 8},
+        # No SI prefixes on money or shares: 0.0004 USD, not 400µ.
+        "exponentformat": "none",
     }
     return {
         "height": HEIGHT_PX,
@@ -366,8 +369,8 @@ def _layout() -> dict[str, Any]:
         "hovermode": "closest",
         "hoverlabel": {"bgcolor": "@surface-1", "bordercolor": "@line-strong", "font": {"color": "@text-1"}},
         "dragmode": False,
-        "xaxis": dict(axis),
-        "yaxis": dict(axis),
+        "xaxis": copy.deepcopy(axis) | {"tickangle": 0, "nticks": 6},
+        "yaxis": copy.deepcopy(axis),
         "shapes": [],
         "annotations": [],
     }
@@ -377,6 +380,10 @@ def _plotly_intervals(chart: IntervalChart, data: list[dict[str, Any]], layout: 
     count = len(chart.rows)
     for i, row in enumerate(chart.rows):
         if row.value is None or not is_number(row.value):
+            layout["annotations"].append(
+                {"x": 0.01, "y": count - 1 - i, "xref": "paper", "yref": "y", "xanchor": "left", "text": "no value",
+                 "showarrow": False, "font": {"color": "@text-3", "size": 12}}
+            )
             continue
         colour = f"@{verdict_look(row.verdict).token}" if row.verdict else "@accent"
         trace: dict[str, Any] = {
@@ -475,6 +482,18 @@ def _label(x: float, y: float, text: str, token: str) -> dict[str, Any]:
     }
 
 
+def _key(names: Sequence[str], tokens: Sequence[str], *, top: bool) -> list[dict[str, Any]]:
+    """Names in the colour of their curve, stacked in the corner that the curves of a distribution leave empty."""
+    return [
+        {
+            "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.98 if top else 0.04, "xanchor": "right", "showarrow": False,
+            "yanchor": "top" if top else "bottom", "yshift": -18 * i if top else 18 * (len(names) - 1 - i),
+            "text": escape(name), "font": {"color": f"@{token}", "size": 12},
+        }
+        for i, (name, token) in enumerate(zip(names, tokens, strict=True))
+    ]
+
+
 def _plotly_lines(chart: LineChart, data: list[dict[str, Any]], layout: dict[str, Any]) -> None:
     _check(len(chart.lines))
     for line, token in zip(chart.lines, _tokens(chart.lines), strict=True):
@@ -513,11 +532,7 @@ def _plotly_histogram(chart: Histogram, data: list[dict[str, Any]], layout: dict
              "line": {"color": f"@{token}", "width": 2},
              "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}}<extra></extra>"}
         )
-        top = max(range(len(share)), key=share.__getitem__)
-        layout["annotations"].append(
-            {**_label((edges[top] + edges[top + 1]) / 2, share[top], sample.name, token), "xanchor": "center",
-             "xshift": 0, "yshift": 10}
-        )
+    layout["annotations"] += _key([s.name for s in chart.samples], _tokens(chart.samples), top=True)
     layout["xaxis"]["title"]["text"] = chart.unit
     layout["yaxis"]["title"]["text"] = "share of items"
     layout["yaxis"].update(rangemode="tozero", tickformat=".0%")
@@ -534,7 +549,7 @@ def _outline(edges: Sequence[float], share: Sequence[float]) -> tuple[list[float
 
 def _plotly_ecdf(chart: Ecdf, data: list[dict[str, Any]], layout: dict[str, Any]) -> None:
     _check(len(chart.samples))
-    for i, (sample, token) in enumerate(zip(chart.samples, _tokens(chart.samples), strict=True)):
+    for sample, token in zip(chart.samples, _tokens(chart.samples), strict=True):
         xs, ys = ecdf_points(sample.values)
         if not xs:
             continue
@@ -543,8 +558,7 @@ def _plotly_ecdf(chart: Ecdf, data: list[dict[str, Any]], layout: dict[str, Any]
              "line": {"color": f"@{token}", "width": 2, "shape": "hv"},
              "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}} at or below %{{x}}<extra></extra>"}
         )
-        at = bisect.bisect_left(ys, 0.55 - 0.12 * i)
-        layout["annotations"].append(_label(xs[min(at, len(xs) - 1)], ys[min(at, len(ys) - 1)], sample.name, token))
+    layout["annotations"] += _key([s.name for s in chart.samples], _tokens(chart.samples), top=False)
     layout["xaxis"]["title"]["text"] = chart.unit
     layout["yaxis"]["title"]["text"] = "share at or below"
     layout["yaxis"].update(range=[0, 1.02], tickformat=".0%")
@@ -608,7 +622,7 @@ class _Drawing:
     def svg(self, title: str, description: str = "", css_class: str = "chart-svg") -> str:
         about = f"<title>{escape(title)}</title>" + (f"<desc>{escape(description)}</desc>" if description else "")
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="{css_class}" role="img" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="{css_class}" role="img" preserveAspectRatio="xMinYMid meet" '
             f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}" '
             f'font-family="{escape(FONT)}">{about}{"".join(self.parts)}</svg>'
         )
@@ -648,14 +662,14 @@ def chart_svg(chart: Chart, theme: Theme = "light", width: int = 640) -> str:
             _check(len(names))
             return _svg_curves(
                 chart.title, curves, names, _tokens(chart.samples), chart.unit, "share of items", theme, width,
-                y_range=(0.0, max((max(ys) for _, ys in curves), default=1.0) * 1.12), percent=True, label_at="peak",
+                y_range=(0.0, max((max(ys) for _, ys in curves), default=1.0) * 1.12), percent=True, label_at="top",
             )
         case Ecdf():
             _check(len(chart.samples))
             curves = [_steps(*ecdf_points(sample.values)) for sample in chart.samples]
             return _svg_curves(
                 chart.title, curves, [s.name for s in chart.samples], _tokens(chart.samples), chart.unit,
-                "share at or below", theme, width, y_range=(0.0, 1.02), percent=True, label_at="middle",
+                "share at or below", theme, width, y_range=(0.0, 1.02), percent=True, label_at="bottom",
             )
 
 
@@ -801,12 +815,10 @@ def _svg_curves(
         drawing.path([(x(a), y(b)) for a, b in zip(xs, ys, strict=True)], token)
         if label_at == "end":
             drawing.text(x(xs[-1]) + 6, y(ys[-1]) + 4, name, token)
-        elif label_at == "peak":
-            top_at = max(range(len(ys)), key=ys.__getitem__)
-            drawing.text(min(x(xs[top_at]) + 4, width - right - _text_px(name)), y(ys[top_at]) - 5, name, token)
+        elif label_at == "top":
+            drawing.text(width - right - 4, top + 14 + 18 * i, name, token, "end")
         else:
-            at = min(len(ys) - 1, bisect.bisect_left(list(ys), 0.55 - 0.12 * i))
-            drawing.text(x(xs[at]) + 6, y(ys[at]) + 4, name, token)
+            drawing.text(width - right - 4, height - bottom - 10 - 18 * (len(names) - 1 - i), name, token, "end")
     return drawing.svg(title)
 
 

@@ -81,7 +81,11 @@ def format_plain(value: Real | None, decimals: int | None = None) -> str:
     # Very small values would print as zero: say them in powers of ten instead.
     if value != 0 and abs(float(value)) < 10 ** -max(places, 4) and decimals is None:
         return f"{float(value):.2e}".replace("-", MINUS)
-    return round_half_even(value, places)
+    text = round_half_even(value, places)
+    if decimals is None and "." in text:
+        # Without an interval nothing vouches for trailing zeros: 0.00042, not 0.000420.
+        text = text.rstrip("0").rstrip(".")
+    return text
 
 
 UNIT_WORDS: Final[dict[str, str]] = {
@@ -153,7 +157,7 @@ def format_duration(seconds: Real | dt.timedelta | None) -> str:
     if value < 0.9995:
         return f"{sign}{format_plain(float(f'{value * 1e3:.3g}'))} ms"
     if value < 59.95:
-        return f"{sign}{round_half_even(value, 1 if value < 9.95 else 0)} s"
+        return f"{sign}{round_half_even(value, 1 if value < 9.95 and not value.is_integer() else 0)} s"
     whole = round(value)
     if whole < 3600:
         minutes, rest = divmod(whole, 60)

@@ -15,7 +15,7 @@ from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from lucide.templatetags.lucide import lucide as draw_icon
 
-from core.ui import charts, diffs, numbers
+from core.ui import charts, diffs, finders, numbers
 from core.ui.pdf import css_string as _css_string
 from core.ui.verdicts import VerdictLook, verdict_look
 
@@ -294,3 +294,9 @@ def asset(path: str) -> str:
 def as_text(value: Any) -> str:
     """Escaped text of anything; an en dash for None."""
     return numbers.MISSING if value is None else escape(str(value))
+
+
+@register.simple_tag
+def plotly_style_id() -> str:
+    """See `core.ui.finders.plotly_style_id`."""
+    return finders.plotly_style_id()
