@@ -37,8 +37,10 @@ logger = logging.getLogger("signoff.models")
 # Most files in an uploaded archive, and how much larger than the archive its content may be.
 ZIP_MAX_FILES = 1000
 ZIP_MAX_RATIO = 100
-# Seconds after which a registration without an end counts as abandoned: longer than the largest conversion.
-STALE_AFTER_S = 1800
+# Seconds after which the message of a waiting registration counts as lost (one too many changes nothing), and a
+# begun one as abandoned: longer than the largest conversion.
+LOST_AFTER_S = 60
+ABANDONED_AFTER_S = 1800
 _CHUNK = 1 << 20
 _FIELD_CHARS = {"name": 120, "licence": 80, "source": 300}
 
@@ -420,7 +422,9 @@ def model_transform(
     fields = _fields_clean(name=name, licence="", source="", price=price_usd_per_compute_s)
     store = tenant_store()
     try:
-        made = transforms.apply(store, parent.digest, transform, dict(params or {}), name=fields["name"])
+        made = transforms.apply_transform(
+            store, parent.digest, transform, dict(params or {}), name=fields["name"]
+        )
     except (transforms.TransformInvalid, ModelRefused) as error:
         raise ModelInvalid(str(error), fields={"params": [str(error)]}) from error
     except (ModelMissing, ModelCorrupt) as error:
@@ -428,13 +432,18 @@ def model_transform(
     price = price_usd_per_compute_s if price_usd_per_compute_s is not None else parent.price_usd_per_compute_s
     return _row(
         made,
-        name=fields["name"] or f"{parent.name}, {transform}"[:120],
+        name=fields["name"] or f"{parent.name}, {_described(transform, params)}"[:120],
         licence=parent.licence,
         source=f"{transform} of {parent.digest}",
         price=price,
         parent=parent,
         transform=made.transform,
     )
+
+
+def _described(transform: str, params: Mapping[str, Any] | None) -> str:
+    values = ", ".join(f"{name} {value}" for name, value in (params or {}).items())
+    return f"{transform} ({values})" if values else transform
 
 
 # ------------------------------------------------------------------ requests carried out by a worker
@@ -570,25 +579,24 @@ def _carry_out(registration: Registration) -> ModelRegistered:
 
 
 def registration_requeue_stale() -> int:
-    """Queue registrations again whose message or worker got lost, once; fail those that were lost before."""
-    limit = timezone.now() - timedelta(seconds=STALE_AFTER_S)
+    """Queue waiting registrations again whose message may be lost; fail those whose worker is gone. How many."""
+    now = timezone.now()
     count = 0
     with transaction.atomic():
-        waiting = Registration.objects.select_for_update(skip_locked=True).filter(
-            status__in=[Registration.Status.QUEUED, Registration.Status.RUNNING], created_at__lt=limit
-        )
-        for registration in waiting:
-            if registration.started_at is None:
-                registration.created_at = timezone.now()
-                registration.save(update_fields=["created_at"])
-                transaction.on_commit(
-                    partial(_registration_send, connection.schema_name, str(registration.pk))
-                )
-                count += 1
-            elif registration.started_at < limit:
-                registration.status = Registration.Status.FAILED
-                registration.message = "The worker stopped while it read the model. Ask for it again."
-                registration.finished_at = timezone.now()
-                registration.save(update_fields=["status", "message", "finished_at"])
-                count += 1
+        rows = Registration.objects.select_for_update(skip_locked=True)
+        for registration in rows.filter(
+            status=Registration.Status.QUEUED, enqueued_at__lt=now - timedelta(seconds=LOST_AFTER_S)
+        ):
+            registration.enqueued_at = now
+            registration.save(update_fields=["enqueued_at"])
+            transaction.on_commit(partial(_registration_send, connection.schema_name, str(registration.pk)))
+            count += 1
+        for registration in rows.filter(
+            status=Registration.Status.RUNNING, started_at__lt=now - timedelta(seconds=ABANDONED_AFTER_S)
+        ):
+            registration.status = Registration.Status.FAILED
+            registration.message = "The worker stopped while it read the model. Ask for it again."
+            registration.finished_at = now
+            registration.save(update_fields=["status", "message", "finished_at"])
+            count += 1
     return count

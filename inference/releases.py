@@ -99,12 +99,12 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
     bundles: dict[str, str] = {}
     for name in _BUNDLES:
         value = given.get(name, "")
-        if not isinstance(value, str) or len(value) > _BUNDLE_CHARS:
+        if not isinstance(value, str) or len(value) > _BUNDLE_CHARS or "\x00" in value:
             errors[f"config.{name}"] = [f"Must be a text of at most {_BUNDLE_CHARS} characters."]
         else:
             bundles[name] = value
     delimiter = given.get("target_delimiter", " ")
-    if not isinstance(delimiter, str) or len(delimiter) > 20:
+    if not isinstance(delimiter, str) or len(delimiter) > 20 or "\x00" in delimiter:
         errors["config.target_delimiter"] = ["Must be a text of at most 20 characters."]
     scoring: dict[str, Any] = {}
     try:
@@ -115,6 +115,10 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
                 "target_delimiter": delimiter,
             }
         )
+        if not isinstance(params.prompt.chat, bool):
+            errors["config.prompt.chat"] = ["Must be true or false."]
+        if not isinstance(params.prompt.system, str):
+            errors["config.prompt.system"] = ["Must be a text."]
         scoring = params.as_dict()
     except ConfigInvalid as error:
         errors.update({f"config.{name}": [text] for name, text in error.fields.items()})

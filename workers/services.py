@@ -30,13 +30,13 @@ def requeue_expired_everywhere() -> int:
 
 def registrations_requeue_everywhere() -> int:
     """Fail or restart registrations whose worker is gone, in every active tenant. Returns how many."""
-    from inference.registration import STALE_AFTER_S, registration_requeue_stale
+    from inference.registration import ABANDONED_AFTER_S, LOST_AFTER_S, registration_requeue_stale
 
     schemas = schemas_where(
         table="inference_registration",
-        condition="status IN ('queued', 'running') AND "
-        "coalesce(started_at, created_at) < now() - make_interval(secs => %s)",
-        parameters=[float(STALE_AFTER_S)],
+        condition="(status = 'queued' AND enqueued_at < now() - make_interval(secs => %s)) OR "
+        "(status = 'running' AND started_at < now() - make_interval(secs => %s))",
+        parameters=[float(LOST_AFTER_S), float(ABANDONED_AFTER_S)],
         active_only=True,
     )
     return _in_each(schemas, registration_requeue_stale)
