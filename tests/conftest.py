@@ -265,7 +265,7 @@ def operator_client(operator: User) -> TenantClient:
 
 @pytest.fixture
 def acting() -> Iterator[Callable[..., Any]]:
-    """`acting(alice)` makes her the actor of service calls to the test's end; `acting(roles=[...])` anyone."""
+    """`acting(alice)` makes her the actor of service calls until the end; `acting(roles=[...])` anyone."""
     from core.security.actor import Actor, use_actor
 
     with contextlib.ExitStack() as stack:
@@ -289,9 +289,9 @@ def api_key(user_with: Callable[..., User]) -> Callable[..., str]:
 
     def make(*scopes: str, tenant: Tenant | None = None, **kwargs: Any) -> str:
         from django_tenants.utils import schema_context
-        from tenants.accounts.services import api_key_create
 
         from core.security.actor import SYSTEM, use_actor
+        from tenants.accounts.services import api_key_create
 
         schema = tenant.schema_name if tenant is not None else "alpha"
         flat = [one for scope in scopes for one in ([scope] if isinstance(scope, str) else scope)]

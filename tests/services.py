@@ -17,7 +17,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from core.platform import processes
 from core.platform.paths import data_dir
-from core.platform.services import EmbeddedServices, Postgres, ServiceProblem, Valkey, Workspace, service_owner
+from core.platform.services import (
+    EmbeddedServices,
+    Postgres,
+    ServiceProblem,
+    Valkey,
+    Workspace,
+    service_owner,
+)
 
 # Nothing here survives the machine, so nothing need reach its disk.
 _THROW_AWAY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "2GB"}
