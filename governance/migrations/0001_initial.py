@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        ('inference', '0003_registration'),
+        ('inference', '0002_immutable_rows'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
