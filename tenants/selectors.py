@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django_tenants.utils import get_public_schema_name, schema_context
 
 from tenants.accounts.errors import PlanLimit
@@ -141,3 +141,26 @@ def _last_activity(names: list[str]) -> dict[str, datetime | None]:
     with connection.cursor() as cursor:
         cursor.execute(" UNION ALL ".join(parts), names)
         return dict(cursor.fetchall())
+
+
+@dataclass(frozen=True)
+class TenantCounts:
+    """How many tenants there are."""
+
+    active: int
+    deactivated: int
+
+
+def tenant_counts() -> TenantCounts:
+    """Active and deactivated tenants."""
+    with schema_context(get_public_schema_name()):
+        counts = Tenant.objects.aggregate(
+            active=Count("pk", filter=Q(status=Tenant.Status.ACTIVE)),
+            deactivated=Count("pk", filter=Q(status=Tenant.Status.DEACTIVATED)),
+        )
+    return TenantCounts(**counts)
+
+
+def plan_limits(plan: Plan) -> list[tuple[str, int | None]]:
+    """Words and value of each limit; None is unlimited."""
+    return [(words, plan.limits()[name]) for name, words in Plan.LIMITS.items()]

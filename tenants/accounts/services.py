@@ -6,10 +6,9 @@ import json
 import secrets
 import zoneinfo
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
@@ -247,8 +246,7 @@ def profile_update(*, user: User, name: str, time_zone: str) -> User:
 
 
 # ------------------------------------------------------------------ API keys
-@dataclass(frozen=True)
-class IssuedKey:
+class IssuedKey(NamedTuple):
     """A new key and its full text, which exists nowhere else from now on."""
 
     key: ApiKey
