@@ -6,5 +6,10 @@ class GovernanceConfig(AppConfig):
     label = "governance"
 
     def ready(self) -> None:
-        """Offer what governance puts on the home page."""
+        """Offer what governance puts on the home page, and be followed in the audit log."""
+        from core.audit.registry import audited
         from governance import home  # noqa: F401 - registers its cards
+        from governance.models import ChecklistItem, Playbook, Rehearsal, Review, Signature, Waiver
+
+        for model in (Playbook, Rehearsal, Review, ChecklistItem, Waiver, Signature):
+            audited(model)

@@ -6,7 +6,11 @@ class InferenceConfig(AppConfig):
     label = "inference"
 
     def ready(self) -> None:
-        """Carry out evaluations. (Importing the executor loads no model library.)"""
+        """Carry out evaluations (importing the executor loads no model library), and be followed in the audit log."""
+        from core.audit.registry import audited
         from inference.executors import register_executors
+        from inference.models import Channel, Dataset, DatasetVersion, ModelVersion, Product, Release
 
         register_executors()
+        for model in (Product, ModelVersion, Dataset, DatasetVersion, Release, Channel):
+            audited(model)
