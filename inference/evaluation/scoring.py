@@ -86,15 +86,26 @@ def ensure_able(engine: Engine, kind: ItemKind | str, params: ScoringParams | No
 
 
 def _messages(params: ScoringParams, text: str) -> tuple[ChatMessage, ...]:
-    system = (ChatMessage("system", params.prompt.system),) if params.prompt.system else ()
-    return (*system, ChatMessage("user", text))
+    turns = [ChatMessage("system", params.prompt.system)] if params.prompt.system else []
+    for example in params.examples:
+        turns.append(ChatMessage("user", params.prompt.render(example.input, example.context)))
+        turns.append(ChatMessage("assistant", example.target))
+    return (*turns, ChatMessage("user", text))
+
+
+def _plain_prompt(params: ScoringParams, text: str) -> str:
+    shown = [
+        params.prompt.render(example.input, example.context) + params.target_delimiter + example.target
+        for example in params.examples
+    ]
+    return "\n\n".join([*shown, text])
 
 
 def _context(engine: Engine, item: Item, params: ScoringParams) -> tuple[str, str]:
     """The text before the judged continuation, and what joins the two."""
     rendered = params.prompt.render(item.main_text, item.context)
     if not params.prompt.chat:
-        return rendered, params.target_delimiter
+        return _plain_prompt(params, rendered), params.target_delimiter
     template: Callable[..., str] | None = getattr(engine, "apply_chat_template", None)
     if template is None:
         raise EngineNotAble(
@@ -200,11 +211,11 @@ def _nll_outcomes(items: Sequence[Item], parts: Sequence[LogLikelihood], metric:
 
 
 def generate_request(item: Item, params: ScoringParams) -> GenerateRequest:
-    """What a user of the release would send for this item."""
+    """What a user of the release would send for this item (after the evaluation's examples, if any)."""
     rendered = params.prompt.render(item.main_text, item.context)
     decoding = params.decoding
     return GenerateRequest(
-        prompt="" if params.prompt.chat else rendered,
+        prompt="" if params.prompt.chat else _plain_prompt(params, rendered),
         messages=_messages(params, rendered) if params.prompt.chat else (),
         max_tokens=decoding.max_tokens,
         temperature=decoding.temperature,
