@@ -108,38 +108,42 @@ class ReleaseForm(forms.Form):
 
 
 class ModelRegisterForm(forms.Form):
-    """A model version from a directory or file of the server, or from uploaded files."""
+    """A model version from a directory or file of the server, from an upload, or from the installed package."""
 
-    name = forms.CharField(max_length=120, help_text="For example SmolLM2-135M-Instruct, 4-bit.")
+    action = forms.ChoiceField(
+        label="Where it comes from",
+        choices=[
+            ("register", "Files: a path on the server, or an upload"),
+            ("packaged", "The packaged model"),
+        ],
+        initial="register",
+    )
+    name = forms.CharField(
+        max_length=120,
+        required=False,
+        help_text="For example SmolLM2-135M-Instruct, 4-bit. Empty for the file's.",
+    )
     path = forms.CharField(
         required=False,
         label="Path on the server",
         max_length=1000,
-        help_text="A directory with config.json, tokenizer and safetensors, or one GGUF file.",
+        help_text="A directory with config.json, tokenizer and safetensors, or one GGUF file, below the "
+        "directory named beside.",
     )
-    files = forms.FileField(
+    file = forms.FileField(
         required=False,
         label="Or upload",
-        help_text="One GGUF file, or the files of a safetensors directory together.",
+        help_text="One .gguf file, or a .zip of a directory with config.json, tokenizer and safetensors.",
     )
     licence = forms.CharField(required=False, max_length=80, help_text="SPDX name, for example Apache-2.0.")
     source = forms.CharField(required=False, max_length=300, help_text="Where the weights come from.")
 
-
-class TransformForm(forms.Form):
-    """A variant of a model version by a documented transform."""
-
-    transform = forms.ChoiceField(choices=())
-    params = forms.CharField(
-        required=False,
-        label="Parameters",
-        initial="{}",
-        widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
-        help_text="JSON object; empty for the defaults of the transform.",
-    )
-    name = forms.CharField(
-        required=False, max_length=120, help_text="Empty for a name made from the transform."
-    )
+    def clean(self) -> dict[str, Any]:
+        """One of path and file, unless the packaged model is wanted."""
+        data = super().clean() or {}
+        if data.get("action") == "register" and bool(data.get("path")) == bool(data.get("file")):
+            self.add_error("path", "Give either a path on the server or an upload, and not both.")
+        return data
 
 
 class DatasetImportForm(forms.Form):
@@ -151,7 +155,11 @@ class DatasetImportForm(forms.Form):
         help_text="A new one makes a dataset; the name of an existing one adds its next version.",
     )
     name = forms.CharField(max_length=120, required=False, help_text="As people call it.")
-    kind = forms.ChoiceField(choices=Dataset.Kind.choices)
+    kind = forms.ChoiceField(
+        choices=[("", "Tell from the file"), *Dataset.Kind.choices],
+        required=False,
+        help_text="What an item asks.",
+    )
     file = forms.FileField(help_text="JSONL or CSV, UTF-8, at most 200 MB. The fields are listed beside.")
     licence = forms.CharField(required=False, max_length=80)
     source = forms.CharField(required=False, max_length=300)
