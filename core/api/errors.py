@@ -60,7 +60,7 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> Problem |
             status=404,
             code="not_found",
             title="Not found",
-            detail="There is no such object here. Check the id, and that the key belongs to the right tenant.",
+            detail="There is no such object here. Check the id, and that the key is of the right tenant.",
         )
     if isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()

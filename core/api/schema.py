@@ -39,7 +39,7 @@ IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Repeating a POST with the same key and body changes nothing and gives the first answer again.",
+    "description": "Repeating a POST with the same key and body changes nothing and repeats the first answer.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[!-~]+$"},
 }
 IF_MATCH = {
