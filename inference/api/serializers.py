@@ -6,6 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from core.api.serializers import Body
 from core.evidence.models import (
     Criterion,
     CriterionVerdict,
@@ -31,22 +32,6 @@ from inference.models import (
 MAX_ID = 2**63 - 1
 
 
-class _In(serializers.Serializer[Any]):
-    """A body: unknown names are refused, so that a typing error is noticed."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict):
-            unknown = sorted(set(data) - set(self.fields))
-            if unknown:
-                raise serializers.ValidationError(
-                    {
-                        name: [f"Is not known here. Known are: {', '.join(self.fields)}."]
-                        for name in unknown[:5]
-                    }
-                )
-        return super().to_internal_value(data)
-
-
 class ProductOut(serializers.ModelSerializer[Product]):
     """An AI capability the tenant ships."""
 
@@ -55,7 +40,7 @@ class ProductOut(serializers.ModelSerializer[Product]):
         fields = ["slug", "name", "description", "created_at"]
 
 
-class ProductIn(_In):
+class ProductIn(Body):
     """A new product."""
 
     slug = serializers.CharField(max_length=60, help_text="Short name, such as document-assistant.")
@@ -63,7 +48,7 @@ class ProductIn(_In):
     description = serializers.CharField(max_length=4000, required=False, allow_blank=True, default="")
 
 
-class ProductEdit(_In):
+class ProductEdit(Body):
     """What can change of a product."""
 
     name = serializers.CharField(max_length=120, required=False)
@@ -83,7 +68,7 @@ class ModelVersionOut(serializers.ModelSerializer[ModelVersion]):
         ]  # fmt: skip
 
 
-class RegistrationIn(_In):
+class RegistrationIn(Body):
     """Ask a worker to register a model version: a path below an import root, the packaged model, or a variant."""
 
     action = serializers.ChoiceField(choices=Registration.Action.choices, default="register")
@@ -148,7 +133,7 @@ class DatasetOut(serializers.ModelSerializer[Dataset]):
         ]  # fmt: skip
 
 
-class DatasetImportIn(_In):
+class DatasetImportIn(Body):
     """A dataset version from a file (multipart `file`) or from text in `content`. All rows or none."""
 
     slug = serializers.CharField(max_length=80)
@@ -191,7 +176,7 @@ class ReleaseOut(serializers.ModelSerializer[Release]):
         fields = ["id", "product", "version", "digest", "model_version", "config", "notes", "created_at"]
 
 
-class ReleaseIn(_In):
+class ReleaseIn(Body):
     """A new release."""
 
     product = serializers.CharField(max_length=60, help_text="Slug of the product.")
@@ -213,7 +198,7 @@ class ChannelOut(serializers.ModelSerializer[Channel]):
         fields = ["product", "environment", "name", "release", "version", "weight", "updated_at"]
 
 
-class ChannelIn(_In):
+class ChannelIn(Body):
     """Point a channel at a release."""
 
     product = serializers.CharField(max_length=60)
@@ -242,7 +227,7 @@ class RunOut(serializers.ModelSerializer[Run]):
         return int(counted if counted is not None else run.items.count())
 
 
-class EvaluationIn(_In):
+class EvaluationIn(Body):
     """Evaluate a release on a dataset. The same plan finds the run that is there."""
 
     release = serializers.CharField(max_length=120, help_text="Id, digest or product/version of the release.")
@@ -310,7 +295,7 @@ class GateOut(serializers.ModelSerializer[Gate]):
         fields = ["slug", "version", "title", "description", "digest", "alpha", "criteria", "created_at"]
 
 
-class GateIn(_In):
+class GateIn(Body):
     """A gate, or its next version."""
 
     slug = serializers.CharField(max_length=80)
@@ -320,7 +305,7 @@ class GateIn(_In):
     criteria = serializers.ListField(child=serializers.DictField(), max_length=200)
 
 
-class GateEdit(_In):
+class GateEdit(Body):
     """The next version of a gate."""
 
     title = serializers.CharField(max_length=120)
@@ -374,7 +359,7 @@ class GateVerdictOut(serializers.ModelSerializer[GateVerdict]):
         return self._now(verdict)[1]
 
 
-class GateCheckIn(_In):
+class GateCheckIn(Body):
     """Run a gate on a candidate against a baseline: evaluations are started or reused."""
 
     gate = serializers.CharField(max_length=80)
