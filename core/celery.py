@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from celery import Celery
 from django.conf import settings
@@ -18,6 +19,14 @@ class Queues:
     DEFAULT = "default"  # short housekeeping
 
 
+def route(
+    name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any
+) -> dict[str, str] | None:
+    """The queue a task names: `@shared_task(runs_on=Queues.INFERENCE)`."""
+    named = getattr(task or app.tasks.get(name), "runs_on", None)
+    return {"queue": named} if named else None
+
+
 app = Celery("signoff", task_cls="tenants.celery:TenantTask")
 app.conf.update(
     broker_url=settings.BROKER_URL,
@@ -29,6 +38,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
     task_default_queue=Queues.DEFAULT,
+    task_routes=(route,),
     task_create_missing_queues=True,
     task_always_eager=settings.CELERY_EAGER,
     task_eager_propagates=True,

@@ -48,7 +48,8 @@ class ModelInvalid(Invalid):
 
 
 class DatasetInvalid(Invalid):
-    """Rows or fields of a dataset break a rule. `extra["rows"]` lists {row, field, message}; nothing was imported."""
+    """Rows or fields of a dataset break a rule. `extra["rows"]` lists {row, field, message}; nothing was
+    imported."""
 
     code = "dataset_invalid"
 

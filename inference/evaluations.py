@@ -1,4 +1,5 @@
-"""Planning and starting evaluations. Called through `inference.services`; carried out by `inference.executors`."""
+"""Planning and starting evaluations. Called through `inference.services`; carried out by
+`inference.executors`."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from inference.limits import plan_limit
 from inference.models import Dataset, DatasetVersion, Release
 
 PLAN_FORMAT = 1
-# Items that are also answered alone, one at a time, to time a query. Twenty bound the median, and p95 from below.
+# Items that are also answered alone, one at a time, to time a query. Twenty bound the median, and p95 from
+# below.
 LATENCY_ITEMS = 20
 LATENCY_MAX_TOKENS = 16
 LATENCY_WARMUP = 2
@@ -53,7 +55,8 @@ def code_version() -> str:
 
 @functools.cache
 def machine_class() -> str:
-    """The kind of machine that measures: setting MACHINE_CLASS, or this machine's architecture, CPU and cores."""
+    """The kind of machine that measures: setting MACHINE_CLASS, or this machine's architecture, CPU and
+    cores."""
     if settings.MACHINE_CLASS:
         return str(settings.MACHINE_CLASS)
     model = platform.processor() or "unknown CPU"
@@ -81,9 +84,9 @@ def evaluation_plan(
 
     sample_size: items to score, chosen by `seed`; 0 or more than there are means all. The choice depends on
     seed and item keys only, so two releases meet the same items and a larger sample contains a smaller one.
-    split: None is "test", or every split where the dataset has no "test". latency_items: of the sample, how many
-    are also timed alone (none for plain text, which is no query).
-    Raises EvaluationInvalid with a message per field.
+    split: None is "test", or every split where the dataset has no "test". latency_items: of the sample, how
+    many are also timed alone (none for plain text, which is no query). Raises EvaluationInvalid with a
+    message per field.
     """
     dataset = dataset_version.dataset
     splits: dict[str, int] = dataset_version.splits or {}

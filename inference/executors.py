@@ -1,45 +1,43 @@
 """The evaluation executor: a release answers a dataset's items, in the worker.
 
-Batches of items are scored by `inference.evaluation`; the first items of the plan's order are also answered alone,
-one at a time, which gives latency and cost per query. Torch is imported when the first run opens, never before, so
-that a worker's parent process stays small.
+Batches of items are scored by `inference.evaluation`; the first items of the plan's order are also answered
+alone, one at a time, which gives latency and cost per query. Torch is imported when the first run opens,
+never before, so that a worker's parent process stays small.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import connection
 
 from core.evidence.errors import ExecutorFailure
 from core.evidence.executors import ItemResult, MeasurementDraft, RunView, Summary, register
 from core.evidence.models import Run
 from core.evidence.statistics import percentile, percentile_interval, wilson_interval
 from inference.data.schema import Item, item_from_dict
-from inference.engines.base import Engine, EngineIdentity, EngineOptions
-from inference.engines.cache import EngineCache
+from inference.engines.base import Engine, EngineOptions
 from inference.engines.errors import EngineNotAble, EngineUnavailable
+from inference.engines.factory import open_engine
 from inference.evaluation.config import ConfigInvalid, LatencyParams, ScoringParams
 from inference.evaluations import code_version, machine_class, sample_keys
-from inference.model_store import ModelCorrupt, ModelMissing, ModelStore
+from inference.model_store import ModelCorrupt, ModelMissing
 from inference.models import Dataset, DatasetVersion, ModelVersion
+from inference.registration import tenant_store
 
 if TYPE_CHECKING:
     from inference.evaluation.outcomes import ItemOutcome, LatencySample
 
 logger = logging.getLogger("signoff.evaluation")
 
-# Items per stored batch: a second or two of work, so that progress moves, and little is repeated after a kill.
+# Items per stored batch: a second or two of work, so that progress moves, and little is repeated after a
+# kill.
 SCORED_PER_BATCH = 32
 GENERATED_PER_BATCH = 16
 TIMED_PER_BATCH = 4
-# Models kept loaded by one worker: a baseline and its candidate.
-ENGINES_KEPT = 2
 _LEVEL = 0.95
 # Metrics whose items are 0 or 1.
 SHARES = frozenset({"accuracy", "accuracy_norm", "exact_match"})
@@ -55,8 +53,6 @@ UNITS = {
     "tokens_per_s": "tokens/s",
 }
 
-_engines = EngineCache(ENGINES_KEPT)
-
 
 class EvaluationExecutor:
     """Runs of kind `evaluation`; the plan is that of `inference.evaluations.evaluation_plan`."""
@@ -66,7 +62,8 @@ class EvaluationExecutor:
         plan = run.plan
         if plan.get("code_version") != code_version():
             raise ExecutorFailure(
-                "This run was planned under another version of the scoring code than this worker has, so its numbers "
+                "This run was planned under another version of the scoring code than this worker has, so "
+                "its numbers "
                 "would not be what the plan says. Start a new run."
             )
         try:
@@ -112,7 +109,8 @@ class EvaluationSession:
         self._keys = sample_keys(version, split=sample["split"], n=int(sample["n"]), seed=int(sample["seed"]))
         if len(self._keys) != run.total_items:
             raise ExecutorFailure(
-                f"The dataset holds {len(self._keys)} of the {run.total_items} items this run was planned over."
+                f"The dataset holds {len(self._keys)} of the {run.total_items} items this run was planned "
+                f"over."
             )
         self._kind = version.dataset.kind
 
@@ -200,34 +198,21 @@ def _finite(value: float | None) -> float | None:
 def _engine(plan: Mapping[str, Any]) -> Engine:
     """The loaded model of a plan, from the worker's cache. Raises ExecutorFailure."""
     digest = str(plan["model"])
-    row = ModelVersion.objects.filter(digest=digest).first()
-    name = row.name if row is not None else digest[:19]
-    identity = EngineIdentity(digest=digest, name=name, parameters=row.parameters if row is not None else 0)
-    schema = connection.schema_name
-    dtype = _dtype(plan)
-    # By tenant, so that no tenant's engine answers for another's, even where the content is the same.
-    key = (schema, digest, dtype, settings.ENGINE_THREADS, plan["engine"]["url"])
+    url = str(plan["engine"]["url"])
+    options = EngineOptions(dtype=_dtype(plan), threads=settings.ENGINE_THREADS)  # type: ignore[arg-type]
+    name = ModelVersion.objects.filter(digest=digest).values_list("name", flat=True).first()
     try:
-        return _engines.get(key, _loader(plan, schema, identity, dtype))
+        # At ENGINE_URL the model is asked for by the name it was registered under.
+        return open_engine(
+            tenant_store(),
+            digest,
+            options=options,
+            engine_url=url,
+            engine_model=name or "",
+            api_key=settings.ENGINE_API_KEY,
+        )
     except (ModelMissing, ModelCorrupt, EngineUnavailable, EngineNotAble) as error:
         raise ExecutorFailure(str(error)) from error
-
-
-def _loader(
-    plan: Mapping[str, Any], schema: str, identity: EngineIdentity, dtype: str
-) -> Callable[[], Engine]:
-    def load() -> Engine:
-        if plan["engine"]["url"]:
-            from inference.engines.openai_engine import OpenAIEngine
-
-            return OpenAIEngine(plan["engine"]["url"], identity, api_key=settings.ENGINE_API_KEY)
-        from inference.engines.torch_engine import TorchEngine
-
-        stored = ModelStore(Path(settings.MODEL_STORE) / schema).get(identity.digest)
-        options = EngineOptions(dtype=dtype, threads=settings.ENGINE_THREADS)  # type: ignore[arg-type]
-        return TorchEngine(stored.path, identity, options)
-
-    return load
 
 
 def _dtype(plan: Mapping[str, Any]) -> str:

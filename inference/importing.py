@@ -1,4 +1,5 @@
-"""Datasets: importing versions, all or nothing. Called through `inference.services`. Fields: docs/datasets.md."""
+"""Datasets: importing versions, all or nothing. Called through `inference.services`. Fields:
+docs/datasets.md."""
 
 from __future__ import annotations
 
@@ -49,9 +50,9 @@ def dataset_import(
 ) -> DatasetImported:
     """Import a JSONL or CSV file as the dataset's next version, or find the version with the same content.
 
-    kind: of the items; "" takes the dataset's own, or tells it from the first row. format: "jsonl" or "csv"; ""
-    goes by the file's name. name, licence, source, description: of a new dataset; for one that is there, empty ones
-    change nothing. Nothing is imported unless every row is right.
+    kind: of the items; "" takes the dataset's own, or tells it from the first row. format: "jsonl" or "csv";
+    "" goes by the file's name. name, licence, source, description: of a new dataset; for one that is there,
+    empty ones change nothing. Nothing is imported unless every row is right.
 
     Raises Forbidden, or DatasetInvalid: `fields` by field name; `extra["rows"]` the row errors
     {row, line, field, message}, and `extra["row_errors"]` how many there are in all.
@@ -105,7 +106,8 @@ def _field_errors(
         errors["kind"] = [f"“{kind[:40]}” is no kind. Choose one of: {', '.join(Dataset.Kind.values)}."]
     elif kind and existing is not None and existing.kind != kind:
         errors["kind"] = [
-            f"{existing.name} holds items of kind {existing.kind}; a dataset has one kind. Import under another short "
+            f"{existing.name} holds items of kind {existing.kind}; a dataset has one kind. Import under "
+            f"another short "
             "name."
         ]
     if format and format not in _PARSERS:
@@ -158,12 +160,14 @@ def dataset_store(
     source: str = "",
     description: str = "",
 ) -> tuple[DatasetVersion, bool]:
-    """Store checked items as the dataset's next version; (version, created). Raises Forbidden, DatasetInvalid."""
+    """Store checked items as the dataset's next version; (version, created). Raises Forbidden,
+    DatasetInvalid."""
     require("dataset.import")
     limit = plan_limit("max_dataset_items")
     if limit is not None and len(items) > limit:
         raise DatasetInvalid(
-            f"Nothing was imported: {len(items):,} items, and your plan allows {limit:,} in a dataset. Import fewer, "
+            f"Nothing was imported: {len(items):,} items, and your plan allows {limit:,} in a dataset. "
+            f"Import fewer, "
             "or ask your operator for a larger plan."
         )
     if not items:
@@ -184,7 +188,8 @@ def dataset_store(
         dataset = Dataset.objects.select_for_update().get(pk=dataset.pk)
         if dataset.kind != str(kind):
             raise DatasetInvalid(
-                f"Nothing was imported: {dataset.name} holds items of kind {dataset.kind}, these are {kind}. Import "
+                f"Nothing was imported: {dataset.name} holds items of kind {dataset.kind}, these are "
+                f"{kind}. Import "
                 "under another short name.",
                 fields={"kind": [f"Must be {dataset.kind}."]},
             )
@@ -235,7 +240,8 @@ def _describe(dataset: Dataset, **given: str) -> None:
 
 
 def dataset_import_public(*, slug: str) -> DatasetImported:
-    """Import one of the public datasets that come inside installed packages. Raises Forbidden, DatasetNotFound."""
+    """Import one of the public datasets that come inside installed packages. Raises Forbidden,
+    DatasetNotFound."""
     require("dataset.import")
     from inference.data import public
 

@@ -22,6 +22,7 @@ def ensure_below(name: str, used: int) -> None:
     limit = plan_limit(name)
     if limit is not None and used >= limit:
         raise LimitReached(
-            f"Your plan allows {limit:,} {Plan.LIMITS[name]}, and you have {used:,}. Ask your operator for a larger "
+            f"Your plan allows {limit:,} {Plan.LIMITS[name]}, and you have {used:,}. Ask your operator "
+            f"for a larger "
             "plan."
         )

@@ -50,7 +50,9 @@ class ModelVersion(models.Model):
     licence = models.CharField(max_length=80, blank=True, default="")
     source = models.CharField(max_length=300, blank=True, default="")
     # Made from another version by a documented transform: {"name": "quantize_rtn", "params": {...}}.
-    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="variants")
+    parent = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="variants"
+    )
     transform = models.JSONField(default=dict, blank=True)
     # Price of a second of compute, in USD; cost per query is measured seconds times this.
     price_usd_per_compute_s = models.FloatField(default=0.00002, validators=[MinValueValidator(0)])
@@ -181,7 +183,8 @@ class Release(models.Model):
     product = models.ForeignKey(Product, on_delete=models.PROTECT, related_name="releases")
     version = models.CharField(max_length=60, validators=[validate_semver], db_collation="C")
     model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="releases")
-    # Prompt template, decoding, guard and policy bundle versions, cache policy (inference/evaluation/config.py).
+    # Prompt template, decoding, guard and policy bundle versions, cache policy
+    # (inference/evaluation/config.py).
     config = models.JSONField(default=dict)
     # Digest of product, model digest and configuration (not of the version, which is a name for it).
     digest = models.CharField(max_length=71, db_collation="C")
@@ -209,7 +212,8 @@ class Release(models.Model):
         """Add the release. A stored one is refused (ReleaseImmutable), here and by a database trigger."""
         if not self._state.adding:
             raise ReleaseImmutable(
-                f"{self} is stored and releases are immutable. Create the next version with the change instead."
+                f"{self} is stored and releases are immutable. Create the next version with the change "
+                f"instead."
             )
         super().save(*args, **kwargs)
 

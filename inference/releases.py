@@ -84,8 +84,8 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
     """The complete, canonical configuration of a release from what a form or a client sent.
 
     Keys: `prompt` {template, chat, system}, `decoding` {max_tokens, temperature, top_p, seed, stop},
-    `target_delimiter`, `guard_version`, `policy_version`, `cache_policy`. Whatever is missing gets its default.
-    Raises ReleaseInvalid with a message per field (`config.decoding.top_p` …).
+    `target_delimiter`, `guard_version`, `policy_version`, `cache_policy`. Whatever is missing gets its
+    default. Raises ReleaseInvalid with a message per field (`config.decoding.top_p` …).
     """
     if config is not None and not isinstance(config, Mapping):
         raise ReleaseInvalid(
@@ -184,7 +184,8 @@ def release_create(
                 )
         except IntegrityError as error:
             raise ReleaseExists(
-                f"{product.name} already has a release {version}. Releases are immutable: choose the next version.",
+                f"{product.name} already has a release {version}. Releases are immutable: choose the next "
+                f"version.",
                 fields={"version": ["This version is taken."]},
             ) from error
         audit_record(
@@ -229,7 +230,8 @@ def channel_set(
         taken = others.aggregate(total=Sum("weight"))["total"] or 0
         if taken + weight > 100:
             raise ChannelConflict(
-                f"The other channels of {product.name} in {environment} take {taken}% of the traffic; {weight}% more "
+                f"The other channels of {product.name} in {environment} take {taken}% of the traffic; "
+                f"{weight}% more "
                 "would exceed 100%. Lower them first.",
                 fields={"weight": [f"At most {100 - taken} is free."]},
             )

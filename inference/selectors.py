@@ -1,4 +1,5 @@
-"""Reading products, models, datasets and releases. Lookups raise the app's NotFound errors, never DoesNotExist."""
+"""Reading products, models, datasets and releases. Lookups raise the app's NotFound errors, never
+DoesNotExist."""
 
 from __future__ import annotations
 
@@ -60,8 +61,8 @@ def release_get(release_id: int | str) -> Release:
 
 
 def release_resolve(text: str) -> Release:
-    """The release a person means: `product/1.2.0`, `1.2.0` (when one product has it), an id, or (a beginning of at
-    least six digits of) `sha256:…`.
+    """The release a person means: `product/1.2.0`, `1.2.0` (when one product has it), an id, or (a beginning
+    of at least six digits of) `sha256:…`.
 
     Raises ReleaseNotFound, saying what there is or that the name is not unique.
     """

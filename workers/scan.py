@@ -14,20 +14,23 @@ CHUNK = 200
 def schemas_where(
     *, table: str, condition: str, parameters: Sequence[object] = (), active_only: bool, public: bool = False
 ) -> list[str]:
-    """Schemas in whose `table` some row fulfils `condition` (SQL over that table; `{schema}` is the quoted schema).
+    """Schemas in whose `table` some row fulfils `condition` (SQL over that table; `{schema}` is the quoted
+    schema).
 
     active_only: leave out deactivated tenants. public: ask the public schema too. A schema that is made or
     dropped at this moment may be missed; the next tick sees it.
     """
     public_schema = get_public_schema_name()
     with schema_context(public_schema), connection.cursor() as cursor:
-        # Only schemas that have the table: one being provisioned, or not migrated yet, must not fail the query.
+        # Only schemas that have the table: one being provisioned, or not migrated yet, must not fail the
+        # query.
         cursor.execute(
             "SELECT n.nspname FROM pg_catalog.pg_class c "
             "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
             "LEFT JOIN tenants_tenant t ON t.schema_name = n.nspname "
             "WHERE c.relname = %s AND c.relkind = 'r' AND ("
-            "(t.id IS NOT NULL AND n.nspname <> %s AND (t.status = 'active' OR NOT %s)) OR (%s AND n.nspname = %s)) "
+            "(t.id IS NOT NULL AND n.nspname <> %s AND (t.status = 'active' OR NOT %s)) OR (%s AND "
+            "n.nspname = %s)) "
             "ORDER BY 1",
             [table, public_schema, active_only, public, public_schema],
         )

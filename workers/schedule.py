@@ -9,8 +9,8 @@ AUDIT_EVERY_S = 2.0
 
 
 def _every(task: str, seconds: float) -> dict[str, Any]:
-    # A tick that could not be taken in time is dropped: the next one does the same, and no pile grows while no
-    # worker is up.
+    # A tick that could not be taken in time is dropped: the next one does the same, and no pile grows while
+    # no worker is up.
     return {
         "task": f"workers.tasks.{task}",
         "schedule": seconds,

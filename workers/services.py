@@ -43,7 +43,8 @@ def registrations_requeue_everywhere() -> int:
 
 
 def audit_sequence_everywhere() -> int:
-    """Extend the audit log of each schema that has events waiting or an end not signed yet, the operators' too.
+    """Extend the audit log of each schema that has events waiting or an end not signed yet, the operators'
+    too.
 
     Returns how many events were added. Deactivated tenants are included: their log must stay whole.
     """

@@ -1,8 +1,8 @@
 """The tasks: doorbells. Each enters the tenant (its base class does), loads by id and calls one service.
 
-Each names its queue and declares its scope: "tenant" (the default) or "public". Services are imported inside the
-functions, because services import tasks to queue them, and because a worker's parent process must not load a model
-library before it forks.
+Each names its queue and declares its scope: "tenant" (the default) or "public". Services are imported inside
+the functions, because services import tasks to queue them, and because a worker's parent process must not
+load a model library before it forks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def _check_schema(schema_name: str) -> None:
         )
 
 
-@shared_task(queue=Queues.INFERENCE, tenant_scope="tenant")
+@shared_task(runs_on=Queues.INFERENCE, tenant_scope="tenant")
 def run_execute(schema_name: str, run_id: str) -> str:
     """Carry out a run.
 
-    Runs twice: only the holder of the run's lease works; a finished run is left alone. Row gone: logged, no error,
-    not repeated. Worker dies: the lease runs out and `requeue_expired` sends the message again; stored items are
-    kept and not repeated.
+    Runs twice: only the holder of the run's lease works; a finished run is left alone. Row gone: logged, no
+    error, not repeated. Worker dies: the lease runs out and `requeue_expired` sends the message again; stored
+    items are kept and not repeated.
     """
     from core.evidence.errors import RunNotFound
     from core.evidence.services import run_execute as execute
@@ -49,13 +49,13 @@ def run_execute(schema_name: str, run_id: str) -> str:
     return outcome
 
 
-@shared_task(queue=Queues.DEFAULT, tenant_scope="tenant")
+@shared_task(runs_on=Queues.DEFAULT, tenant_scope="tenant")
 def model_registration(schema_name: str, registration_id: str) -> str:
     """Carry out a registration of a model version that was asked for in the browser or by REST.
 
-    Runs twice: a registration that has begun or ended is left alone; the same files give the same model version.
-    Row gone: logged, no error. Worker dies: `requeue_expired` queues it again after a while; the store drops what
-    was half written.
+    Runs twice: a registration that has begun or ended is left alone; the same files give the same model
+    version. Row gone: logged, no error. Worker dies: `requeue_expired` queues it again after a while; the
+    store drops what was half written.
     """
     from inference.errors import RegistrationNotFound
     from inference.registration import registration_execute
@@ -68,24 +68,24 @@ def model_registration(schema_name: str, registration_id: str) -> str:
         return "gone"
 
 
-@shared_task(queue=Queues.DEFAULT, tenant_scope="public")
+@shared_task(runs_on=Queues.DEFAULT, tenant_scope="public")
 def requeue_expired() -> int:
     """Bring back runs and registrations that lost their worker or their message, in every active tenant.
 
-    Runs twice: rows are locked, the second finds nothing. A tenant gone meanwhile is skipped. Worker dies: the next
-    tick does it.
+    Runs twice: rows are locked, the second finds nothing. A tenant gone meanwhile is skipped. Worker dies:
+    the next tick does it.
     """
     from workers.services import registrations_requeue_everywhere, requeue_expired_everywhere
 
     return requeue_expired_everywhere() + registrations_requeue_everywhere()
 
 
-@shared_task(queue=Queues.DEFAULT, tenant_scope="public")
+@shared_task(runs_on=Queues.DEFAULT, tenant_scope="public")
 def audit_sequence() -> int:
     """Extend the audit log of every schema that has events waiting.
 
-    Runs twice: an advisory lock lets one work, the other finds nothing. Tenant gone: skipped. Worker dies: its
-    transaction is rolled back and the next tick does it.
+    Runs twice: an advisory lock lets one work, the other finds nothing. Tenant gone: skipped. Worker dies:
+    its transaction is rolled back and the next tick does it.
     """
     from workers.services import audit_sequence_everywhere
 

@@ -96,11 +96,6 @@ class Run(models.Model):
     def __str__(self) -> str:
         return f"{self.get_kind_display()} of {self.subject_label} on {self.dataset_label or 'no dataset'}"
 
-    @property
-    def is_active(self) -> bool:
-        """Whether it may still change."""
-        return self.status in self.ACTIVE
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         """As usual, except that a stored run is saved field by field: its plan is frozen.
 
@@ -115,6 +110,11 @@ class Run(models.Model):
             if frozen:
                 raise TypeError(f"{', '.join(frozen)} of a run cannot change: its plan is frozen.")
         super().save(*args, **kwargs)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it may still change."""
+        return self.status in self.ACTIVE
 
 
 class RunItem(models.Model):
@@ -159,7 +159,8 @@ class RunEvent(models.Model):
 
 
 class Measurement(models.Model):
-    """One number with its unit, n, interval and provenance: measured by a run, or stated by a named person."""
+    """One number with its unit, n, interval and provenance: measured by a run, or stated by a named
+    person."""
 
     class Provenance(models.TextChoices):
         MEASURED = "measured", "Measured"
@@ -196,7 +197,8 @@ class Measurement(models.Model):
                 condition=Q(provenance="measured", run__isnull=False)
                 | (Q(provenance="stated") & ~Q(stated_by="") & ~Q(source="")),
                 name="measurement_has_provenance",
-                violation_error_message="A stated number needs the person who states it and a source document.",
+                violation_error_message="A stated number needs the person who states it and a source "
+                "document.",
             ),
             models.CheckConstraint(
                 condition=~Q(n=0) | Q(value__isnull=True) | Q(provenance="stated"),
@@ -296,7 +298,8 @@ class VerdictStatus(models.TextChoices):
 
 
 class GateVerdict(models.Model):
-    """The verdict of one gate on one candidate against one baseline, computed from named runs. Never edited."""
+    """The verdict of one gate on one candidate against one baseline, computed from named runs. Never
+    edited."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     gate = models.ForeignKey(Gate, on_delete=models.PROTECT, related_name="verdicts")

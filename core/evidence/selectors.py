@@ -26,8 +26,8 @@ class Progress:
 
     done, total: items stored and planned. rate_per_s: items per second over the last minute of the present
     attempt; None before the first item or when the run is not running. eta_s: seconds left at that rate; None
-    when unknown. provisional: measurements over the items stored so far, to be shown as provisional; empty when
-    the run ended (its Measurement rows count then) or has no item yet.
+    when unknown. provisional: measurements over the items stored so far, to be shown as provisional; empty
+    when the run ended (its Measurement rows count then) or has no item yet.
     """
 
     run_id: uuid.UUID
@@ -113,7 +113,8 @@ def run_latest(*, subject_digest: str, kind: str = "", dataset_digest: str = "")
 
 
 def run_progress(run: Run, *, provisional: bool = True) -> Progress:
-    """How far a run is, counted from its stored rows. `provisional=False` leaves out the numbers (cheaper)."""
+    """How far a run is, counted from its stored rows. `provisional=False` leaves out the numbers
+    (cheaper)."""
     now = timezone.now()
     done = run.items.count()
     running = run.status == Run.Status.RUNNING

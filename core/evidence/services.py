@@ -511,7 +511,8 @@ def failure_sentence(error: BaseException) -> str:
 
 
 def failure_detail(error: BaseException) -> str:
-    """Where it happened. Messages of arbitrary exceptions may quote a prompt, so only the known kinds keep theirs."""
+    """Where it happened. Messages of arbitrary exceptions may quote a prompt, so only the known kinds keep
+    theirs."""
     lines: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
@@ -562,7 +563,8 @@ def run_cancel(*, run_id: str | uuid.UUID) -> Run:
 def run_retry(*, run_id: str | uuid.UUID) -> Run:
     """Resume a failed or cancelled run. It is the same run of the same plan: items already stored are kept.
 
-    Raises Forbidden, RunNotFound, RunStateRefuses (it is live or succeeded, or another run of its plan is live).
+    Raises Forbidden, RunNotFound, RunStateRefuses (it is live or succeeded, or another run of its plan is
+    live).
     """
     require("run.start")
     run = run_get_locked(run_id)
@@ -607,7 +609,8 @@ def run_retry(*, run_id: str | uuid.UUID) -> Run:
 
 # ------------------------------------------------------------------ recovering
 def run_requeue_expired() -> list[uuid.UUID]:
-    """Bring back what got lost in this tenant; called by the scheduler every few seconds. Returns the run ids.
+    """Bring back what got lost in this tenant; called by the scheduler every few seconds. Returns the run
+    ids.
 
     A running run whose lease ran out goes back to the queue (or ends, when it was being cancelled or has had
     its attempts); the message of a run queued for too long is sent again. Two schedulers at once do no harm.

@@ -1,4 +1,5 @@
-"""A real executor that is quick and predictable: its items are numbers, its metric their share of even ones."""
+"""A real executor that is quick and predictable: its items are numbers, its metric their share of even
+ones."""
 
 from __future__ import annotations
 
