@@ -791,7 +791,7 @@ def _prepare(
         judged.report, judged.test = _too_little(spec, sample, str(error)), None
     except ValueError as error:
         judged.report, judged.test = (
-            _blank(spec, "inconclusive", f"Inconclusive: {error}", n=len(sample.keys)),
+            _blank(spec, "inconclusive", f"Inconclusive: {str(error).rstrip('.')}.", n=len(sample.keys)),
             None,
         )
     return judged
