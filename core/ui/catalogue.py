@@ -52,13 +52,19 @@ def example_charts() -> dict[str, charts.Chart]:
         ),
         "histogram": charts.Histogram(
             "Latency of one query",
-            [charts.Sample("baseline 1.0.0", base, "not-run"), charts.Sample("candidate 1.1.0", slow, "accent")],
+            [
+                charts.Sample("baseline 1.0.0", base, "not-run"),
+                charts.Sample("candidate 1.1.0", slow, "accent"),
+            ],
             unit="ms",
             provenance=charts.Provenance(n=400, source="run 128"),
         ),
         "ecdf": charts.Ecdf(
             "Latency tail",
-            [charts.Sample("baseline 1.0.0", base, "not-run"), charts.Sample("candidate 1.1.0", slow, "accent")],
+            [
+                charts.Sample("baseline 1.0.0", base, "not-run"),
+                charts.Sample("candidate 1.1.0", slow, "accent"),
+            ],
             unit="ms",
             provenance=charts.Provenance(n=400, source="run 128"),
         ),
@@ -66,8 +72,11 @@ def example_charts() -> dict[str, charts.Chart]:
             "Accuracy by release",
             [
                 charts.Line(
-                    "PIQA", [1, 2, 3, 4, 5], [0.60, 0.612, 0.618, 0.615, 0.61],
-                    [0.53, 0.54, 0.55, 0.545, 0.54], [0.67, 0.68, 0.69, 0.68, 0.68],
+                    "PIQA",
+                    [1, 2, 3, 4, 5],
+                    [0.60, 0.612, 0.618, 0.615, 0.61],
+                    [0.53, 0.54, 0.55, 0.545, 0.54],
+                    [0.67, 0.68, 0.69, 0.68, 0.68],
                 ),
                 charts.Line("OpenBookQA", [1, 2, 3, 4, 5], [0.27, 0.28, 0.275, 0.29, 0.283]),
             ],
@@ -110,21 +119,36 @@ def example_table(request: HttpRequest) -> Table:
         [
             Column("run", "Run", lambda r: r["run"], sort="key", header=True, main=True),
             Column("release", "Release", lambda r: r["release"], sort="key"),
-            Column("verdict", "Verdict", lambda r: verdict(r["verdict"]), raw=lambda r: r["verdict"], sort="key", main=True),
             Column(
-                "accuracy", "Accuracy (share)", lambda r: number(r["accuracy"], r["accuracy"] - 0.067, r["accuracy"] + 0.066, 200),
-                raw=lambda r: r["accuracy"], sort="key", numeric=True,
+                "verdict",
+                "Verdict",
+                lambda r: verdict(r["verdict"]),
+                raw=lambda r: r["verdict"],
+                sort="key",
+                main=True,
+            ),
+            Column(
+                "accuracy",
+                "Accuracy (share)",
+                lambda r: number(r["accuracy"], r["accuracy"] - 0.067, r["accuracy"] + 0.066, 200),
+                raw=lambda r: r["accuracy"],
+                sort="key",
+                numeric=True,
             ),
             Column("digest", "Digest", lambda r: digest(r["digest"]), raw=lambda r: r["digest"]),
             Column("started", "Started", lambda r: ago(r["started"]), raw=lambda r: r["started"], sort="key"),
         ],
         filters=[
             Filter(
-                "verdict", "Verdict", [(v, v.replace("_", " ")) for v in verdicts],
+                "verdict",
+                "Verdict",
+                [(v, v.replace("_", " ")) for v in verdicts],
                 lambda found, value: [r for r in found if r["verdict"] == value],
             )
         ],
-        search=lambda found, words: [r for r in found if words.lower() in f"{r['run']} {r['release']}".lower()],
+        search=lambda found, words: [
+            r for r in found if words.lower() in f"{r['run']} {r['release']}".lower()
+        ],
         row_url=lambda r: f"#run-{r['pk']}",
         per_page=8,
     )
@@ -133,12 +157,25 @@ def example_table(request: HttpRequest) -> Table:
 def catalogue_context(request: HttpRequest) -> dict[str, Any]:
     """Everything the catalogue page shows."""
     now = timezone.now()
-    form = ExampleForm({"version": "one", "margin": "0.05", "kind": "blocking", "position": "go"}) if request.GET.get("errors") else ExampleForm()
+    form = (
+        ExampleForm({"version": "one", "margin": "0.05", "kind": "blocking", "position": "go"})
+        if request.GET.get("errors")
+        else ExampleForm()
+    )
     return {
         "parts": [
-            ("verdicts", "Verdicts"), ("buttons", "Buttons"), ("numbers", "Numbers"), ("lists", "Lists"),
-            ("checklist", "Checklist"), ("table", "Data table"), ("charts", "Charts"), ("progress", "Progress"),
-            ("tabs", "Tabs"), ("diffs", "Diffs"), ("forms", "Forms"), ("dialogs", "Dialogs"),
+            ("verdicts", "Verdicts"),
+            ("buttons", "Buttons"),
+            ("numbers", "Numbers"),
+            ("lists", "Lists"),
+            ("checklist", "Checklist"),
+            ("table", "Data table"),
+            ("charts", "Charts"),
+            ("progress", "Progress"),
+            ("tabs", "Tabs"),
+            ("diffs", "Diffs"),
+            ("forms", "Forms"),
+            ("dialogs", "Dialogs"),
         ],
         "now": now,
         "soon": now + dt.timedelta(days=6),
@@ -147,16 +184,53 @@ def catalogue_context(request: HttpRequest) -> dict[str, Any]:
         "table": example_table(request),
         "charts": example_charts(),
         "verdicts": ["pass", "fail", "inconclusive", "not_run", "stale"],
-        "facts": [("Product", "Document assistant"), ("Model version", "SmolLM2-135M-Instruct, 4-bit"), ("Created by", None)],
+        "facts": [
+            ("Product", "Document assistant"),
+            ("Model version", "SmolLM2-135M-Instruct, 4-bit"),
+            ("Created by", None),
+        ],
         "tabs": [
-            {"label": "Overview", "url": "?tab=overview#tabs", "active": request.GET.get("tab", "overview") == "overview"},
-            {"label": "Slices", "url": "?tab=slices#tabs", "active": request.GET.get("tab") == "slices", "count": 9},
-            {"label": "Items", "url": "?tab=items#tabs", "active": request.GET.get("tab") == "items", "verdict": "fail"},
+            {
+                "label": "Overview",
+                "url": "?tab=overview#tabs",
+                "active": request.GET.get("tab", "overview") == "overview",
+            },
+            {
+                "label": "Slices",
+                "url": "?tab=slices#tabs",
+                "active": request.GET.get("tab") == "slices",
+                "count": 9,
+            },
+            {
+                "label": "Items",
+                "url": "?tab=items#tabs",
+                "active": request.GET.get("tab") == "items",
+                "verdict": "fail",
+            },
         ],
         "events": [
-            {"time": now - dt.timedelta(minutes=4), "title": "Priya Shah signed as PMO", "actor": "go with conditions", "icon": "pen-line", "variant": "pass"},
-            {"time": now - dt.timedelta(hours=3), "title": "Run 128 finished", "text": "200 of 200 items", "url": "#", "icon": "check", "variant": "accent"},
-            {"time": now - dt.timedelta(days=2), "title": "Evidence went stale", "text": "The dataset has a newer version.", "icon": "clock", "variant": "stale"},
+            {
+                "time": now - dt.timedelta(minutes=4),
+                "title": "Priya Shah signed as PMO",
+                "actor": "go with conditions",
+                "icon": "pen-line",
+                "variant": "pass",
+            },
+            {
+                "time": now - dt.timedelta(hours=3),
+                "title": "Run 128 finished",
+                "text": "200 of 200 items",
+                "url": "#",
+                "icon": "check",
+                "variant": "accent",
+            },
+            {
+                "time": now - dt.timedelta(days=2),
+                "title": "Evidence went stale",
+                "text": "The dataset has a newer version.",
+                "icon": "clock",
+                "variant": "stale",
+            },
         ],
         "steps": [
             {"label": "Entrance criteria", "state": "done"},
@@ -165,16 +239,38 @@ def catalogue_context(request: HttpRequest) -> dict[str, Any]:
             {"label": "Decision", "state": "todo"},
         ],
         "comments": [
-            {"author": "Priya Shah", "role": "PMO", "time": now - dt.timedelta(hours=5), "text": "The date slice has 31 items only. Is that enough to decide on?"},
-            {"author": "Jonas Weber", "role": "engineer", "time": now - dt.timedelta(hours=4), "text": "No: power is 0.41. I asked for 120 more items."},
+            {
+                "author": "Priya Shah",
+                "role": "PMO",
+                "time": now - dt.timedelta(hours=5),
+                "text": "The date slice has 31 items only. Is that enough to decide on?",
+            },
+            {
+                "author": "Jonas Weber",
+                "role": "engineer",
+                "time": now - dt.timedelta(hours=4),
+                "text": "No: power is 0.41. I asked for 120 more items.",
+            },
         ],
-        "structure_before": {"model": {"name": "SmolLM2-135M-Instruct", "bits": 4}, "decoding": {"temperature": 0.0}, "stop": ["\n"]},
-        "structure_after": {"model": {"name": "SmolLM2-135M-Instruct", "bits": 3}, "decoding": {"temperature": 0.0, "top_p": 0.9}, "stop": ["\n"]},
+        "structure_before": {
+            "model": {"name": "SmolLM2-135M-Instruct", "bits": 4},
+            "decoding": {"temperature": 0.0},
+            "stop": ["\n"],
+        },
+        "structure_after": {
+            "model": {"name": "SmolLM2-135M-Instruct", "bits": 3},
+            "decoding": {"temperature": 0.0, "top_p": 0.9},
+            "stop": ["\n"],
+        },
         "report_bad": {
             "ok": False,
             "summary": "Nothing was imported: 2 of 118 rows have problems.",
             "errors": [
-                {"row": 17, "field": "choices", "message": "A multiple-choice item needs at least two choices; this one has 1."},
+                {
+                    "row": 17,
+                    "field": "choices",
+                    "message": "A multiple-choice item needs at least two choices; this one has 1.",
+                },
                 {"row": 40, "field": "gold", "message": "gold is 5, but the item has 4 choices (0 to 3)."},
             ],
         },

@@ -1,11 +1,12 @@
 """Charts from plain data: the same dataclass gives the plotly figure, the vector drawing and the table.
 
-A page places the drawing and its script replaces it with the interactive figure; a PDF embeds the drawing. So paper and
-screen cannot disagree. Rules kept here rather than at each call: bars start at zero, units stand on the axes,
-intervals are drawn, at most five series, series are labelled where they are and not in a legend.
+A page places the drawing and its script replaces it with the interactive figure; a PDF embeds the drawing.
+So paper and screen cannot disagree. Rules kept here rather than at each call: bars start at zero, units
+stand on the axes, intervals are drawn, at most five series, series are labelled where they are and not in a
+legend.
 
-Colours in figures for the browser are token names such as `"@accent"`, which `static/js/signoff.js` replaces by the
-value of the theme in force; `theme="light"` or `"dark"` puts the colour itself.
+Colours in figures for the browser are token names such as `"@accent"`, which `static/js/signoff.js`
+replaces by the value of the theme in force; `theme="light"` or `"dark"` puts the colour itself.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Provenance:
 
 @dataclass(frozen=True)
 class IntervalRow:
-    """One estimate with its interval, in the unit of the chart. `value` None draws the label with "no value"."""
+    """One estimate with its interval, in the unit of the chart. `value` None draws the label with "no
+    value"."""
 
     label: str
     value: float | None
@@ -67,7 +69,8 @@ class IntervalRow:
 class IntervalChart:
     """Estimates with intervals, one per row, around a reference line and an optional margin line.
 
-    `reference` is where "no difference" lies (0 for differences, None for none); `margin` is the declared bound.
+    `reference` is where "no difference" lies (0 for differences, None for none); `margin` is the declared
+    bound.
     """
 
     title: str
@@ -264,6 +267,7 @@ def chart_table(chart: Chart) -> Table:
     """The figure as a table. Distributions give n and percentiles, not every raw value."""
     match chart:
         case IntervalChart():
+
             def cells(row: IntervalRow) -> tuple[str, ...]:
                 places = None if row.value is None else decimals_for(row.value, row.low, row.high)
                 return (
@@ -280,7 +284,10 @@ def chart_table(chart: Chart) -> Table:
         case BarChart():
             return Table(
                 ("", _with_unit("Value", chart.unit), "Low", "High"),
-                tuple((b.label, format_plain(b.value), format_plain(b.low), format_plain(b.high)) for b in chart.bars),
+                tuple(
+                    (b.label, format_plain(b.value), format_plain(b.low), format_plain(b.high))
+                    for b in chart.bars
+                ),
             )
         case LineChart():
             rows = []
@@ -298,7 +305,8 @@ def chart_table(chart: Chart) -> Table:
             for sample in chart.samples:
                 ordered = sorted(v for v in sample.values if is_number(v))
                 cells_ = [
-                    format_plain(ordered[max(0, math.ceil(q * len(ordered)) - 1)]) if ordered else "–" for q in shares
+                    format_plain(ordered[max(0, math.ceil(q * len(ordered)) - 1)]) if ordered else "–"
+                    for q in shares
                 ]
                 out.append((sample.name, format_plain(len(ordered), 0), *cells_))
             percent = tuple(_with_unit(f"p{int(q * 100)}", chart.unit) for q in shares)
@@ -381,8 +389,16 @@ def _plotly_intervals(chart: IntervalChart, data: list[dict[str, Any]], layout: 
     for i, row in enumerate(chart.rows):
         if row.value is None or not is_number(row.value):
             layout["annotations"].append(
-                {"x": 0.01, "y": count - 1 - i, "xref": "paper", "yref": "y", "xanchor": "left", "text": "no value",
-                 "showarrow": False, "font": {"color": "@text-3", "size": 12}}
+                {
+                    "x": 0.01,
+                    "y": count - 1 - i,
+                    "xref": "paper",
+                    "yref": "y",
+                    "xanchor": "left",
+                    "text": "no value",
+                    "showarrow": False,
+                    "font": {"color": "@text-3", "size": 12},
+                }
             )
             continue
         colour = f"@{verdict_look(row.verdict).token}" if row.verdict else "@accent"
@@ -391,7 +407,7 @@ def _plotly_intervals(chart: IntervalChart, data: list[dict[str, Any]], layout: 
             "mode": "markers",
             "x": [row.value],
             "y": [count - 1 - i],
-            "name": row.label,
+            "name": escape(row.label),
             "marker": {"color": colour, "size": 9},
             "hovertemplate": f"{escape(row.label)}: %{{x}}<extra></extra>",
         }
@@ -420,14 +436,28 @@ def _plotly_intervals(chart: IntervalChart, data: list[dict[str, Any]], layout: 
     for at, dash, text in _guides(chart):
         layout["shapes"].append(
             {
-                "type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1,
+                "type": "line",
+                "xref": "x",
+                "yref": "paper",
+                "x0": at,
+                "x1": at,
+                "y0": 0,
+                "y1": 1,
                 "line": {"color": "@text-3" if dash == "solid" else "@fail", "width": 1, "dash": dash},
             }
         )
         if text:
             layout["annotations"].append(
-                {"x": at, "y": 1, "xref": "x", "yref": "paper", "text": escape(text), "showarrow": False,
-                 "yanchor": "bottom", "font": {"size": 12, "color": "@fail"}}
+                {
+                    "x": at,
+                    "y": 1,
+                    "xref": "x",
+                    "yref": "paper",
+                    "text": escape(text),
+                    "showarrow": False,
+                    "yanchor": "bottom",
+                    "font": {"size": 12, "color": "@fail"},
+                }
             )
     layout["margin"]["t"] = 24
     low, high = _interval_range(chart)
@@ -444,7 +474,9 @@ def _guides(chart: IntervalChart) -> list[tuple[float, str, str]]:
 
 
 def _interval_range(chart: IntervalChart) -> tuple[float, float]:
-    marks = [m for row in chart.rows for m in (row.value, row.low, row.high) if m is not None and is_number(m)]
+    marks = [
+        m for row in chart.rows for m in (row.value, row.low, row.high) if m is not None and is_number(m)
+    ]
     marks += [at for at, _, _ in _guides(chart)]
     low, high = min(marks), max(marks)
     pad = (high - low) * 0.08 or abs(low) * 0.1 or 1.0
@@ -463,7 +495,11 @@ def _plotly_bars(chart: BarChart, data: list[dict[str, Any]], layout: dict[str, 
     }
     if any(b.low is not None and b.high is not None for b in bars):
         trace["error_x"] = {
-            "type": "data", "symmetric": False, "color": "@text-1", "thickness": 1.5, "width": 4,
+            "type": "data",
+            "symmetric": False,
+            "color": "@text-1",
+            "thickness": 1.5,
+            "width": 4,
             "array": [(b.high - b.value) if b.high is not None else 0 for b in bars],
             "arrayminus": [(b.value - b.low) if b.low is not None else 0 for b in bars],
         }
@@ -477,18 +513,31 @@ def _plotly_bars(chart: BarChart, data: list[dict[str, Any]], layout: dict[str, 
 
 def _label(x: float, y: float, text: str, token: str) -> dict[str, Any]:
     return {
-        "x": x, "y": y, "text": escape(text), "showarrow": False, "xanchor": "left", "xshift": 6,
+        "x": x,
+        "y": y,
+        "text": escape(text),
+        "showarrow": False,
+        "xanchor": "left",
+        "xshift": 6,
         "font": {"color": f"@{token}", "size": 12},
     }
 
 
 def _key(names: Sequence[str], tokens: Sequence[str], *, top: bool) -> list[dict[str, Any]]:
-    """Names in the colour of their curve, stacked in the corner that the curves of a distribution leave empty."""
+    """Names in the colour of their curve, stacked in the corner that the curves of a distribution leave
+    empty."""
     return [
         {
-            "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.98 if top else 0.04, "xanchor": "right", "showarrow": False,
-            "yanchor": "top" if top else "bottom", "yshift": -18 * i if top else 18 * (len(names) - 1 - i),
-            "text": escape(name), "font": {"color": f"@{token}", "size": 12},
+            "xref": "paper",
+            "yref": "paper",
+            "x": 0.98,
+            "y": 0.98 if top else 0.04,
+            "xanchor": "right",
+            "showarrow": False,
+            "yanchor": "top" if top else "bottom",
+            "yshift": -18 * i if top else 18 * (len(names) - 1 - i),
+            "text": escape(name),
+            "font": {"color": f"@{token}", "size": 12},
         }
         for i, (name, token) in enumerate(zip(names, tokens, strict=True))
     ]
@@ -500,13 +549,28 @@ def _plotly_lines(chart: LineChart, data: list[dict[str, Any]], layout: dict[str
         x = list(line.x)
         if line.low and line.high:
             data.append(
-                {"type": "scatter", "mode": "lines", "x": x + x[::-1], "y": list(line.high) + list(line.low)[::-1],
-                 "fill": "toself", "fillcolor": f"@{token}", "opacity": 0.16, "line": {"width": 0}, "hoverinfo": "skip"}
+                {
+                    "type": "scatter",
+                    "mode": "lines",
+                    "x": x + x[::-1],
+                    "y": list(line.high) + list(line.low)[::-1],
+                    "fill": "toself",
+                    "fillcolor": f"@{token}",
+                    "opacity": 0.16,
+                    "line": {"width": 0},
+                    "hoverinfo": "skip",
+                }
             )
         data.append(
-            {"type": "scatter", "mode": "lines" if len(x) > 24 else "lines+markers", "x": x, "y": list(line.y),
-             "name": line.name, "line": {"color": f"@{token}", "width": 2},
-             "hovertemplate": f"{escape(line.name)}: %{{y}} at %{{x}}<extra></extra>"}
+            {
+                "type": "scatter",
+                "mode": "lines" if len(x) > 24 else "lines+markers",
+                "x": x,
+                "y": list(line.y),
+                "name": escape(line.name),
+                "line": {"color": f"@{token}", "width": 2},
+                "hovertemplate": f"{escape(line.name)}: %{{y}} at %{{x}}<extra></extra>",
+            }
         )
         if x:
             layout["annotations"].append(_label(x[-1], line.y[-1], line.name, token))
@@ -517,8 +581,16 @@ def _plotly_lines(chart: LineChart, data: list[dict[str, Any]], layout: dict[str
         layout["yaxis"]["rangemode"] = "tozero"
     if chart.bound is not None:
         layout["shapes"].append(
-            {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": chart.bound, "y1": chart.bound,
-             "line": {"color": "@fail", "width": 1, "dash": "dash"}}
+            {
+                "type": "line",
+                "xref": "paper",
+                "yref": "y",
+                "x0": 0,
+                "x1": 1,
+                "y0": chart.bound,
+                "y1": chart.bound,
+                "line": {"color": "@fail", "width": 1, "dash": "dash"},
+            }
         )
 
 
@@ -528,9 +600,15 @@ def _plotly_histogram(chart: Histogram, data: list[dict[str, Any]], layout: dict
     for sample, share, token in zip(chart.samples, shares, _tokens(chart.samples), strict=True):
         xs, ys = _outline(edges, share)
         data.append(
-            {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "name": sample.name,
-             "line": {"color": f"@{token}", "width": 2},
-             "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}}<extra></extra>"}
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": xs,
+                "y": ys,
+                "name": escape(sample.name),
+                "line": {"color": f"@{token}", "width": 2},
+                "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}}<extra></extra>",
+            }
         )
     layout["annotations"] += _key([s.name for s in chart.samples], _tokens(chart.samples), top=True)
     layout["xaxis"]["title"]["text"] = chart.unit
@@ -554,9 +632,15 @@ def _plotly_ecdf(chart: Ecdf, data: list[dict[str, Any]], layout: dict[str, Any]
         if not xs:
             continue
         data.append(
-            {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "name": sample.name,
-             "line": {"color": f"@{token}", "width": 2, "shape": "hv"},
-             "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}} at or below %{{x}}<extra></extra>"}
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": xs,
+                "y": ys,
+                "name": escape(sample.name),
+                "line": {"color": f"@{token}", "width": 2, "shape": "hv"},
+                "hovertemplate": f"{escape(sample.name)}: %{{y:.1%}} at or below %{{x}}<extra></extra>",
+            }
         )
     layout["annotations"] += _key([s.name for s in chart.samples], _tokens(chart.samples), top=False)
     layout["xaxis"]["title"]["text"] = chart.unit
@@ -568,7 +652,8 @@ def _plotly_ecdf(chart: Ecdf, data: list[dict[str, Any]], layout: dict[str, Any]
 
 
 class _Drawing:
-    """SVG elements with literal colours (for paper) and theme classes (for the screen). No style attributes."""
+    """SVG elements with literal colours (for paper) and theme classes (for the screen). No style
+    attributes."""
 
     def __init__(self, width: float, height: float, theme: Theme) -> None:
         self.width, self.height = width, height
@@ -588,14 +673,18 @@ class _Drawing:
             classes.append(f"s-{stroke.replace('not-run', 'not_run')}")
         return text + (f' class="{" ".join(classes)}"' if classes else "")
 
-    def line(self, x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dash: str = "") -> None:
+    def line(
+        self, x1: float, y1: float, x2: float, y2: float, stroke: str, width: float = 1, dash: str = ""
+    ) -> None:
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         self.parts.append(
             f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke-width="{width}"{dashes}'
             f"{self._paint('', stroke)}/>"
         )
 
-    def text(self, x: float, y: float, text: str, fill: str = "text-2", anchor: str = "start", size: int = 12) -> None:
+    def text(
+        self, x: float, y: float, text: str, fill: str = "text-2", anchor: str = "start", size: int = 12
+    ) -> None:
         self.parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"{self._paint(fill, "")}>'
             f"{escape(text)}</text>"
@@ -603,7 +692,8 @@ class _Drawing:
 
     def rect(self, x: float, y: float, w: float, h: float, fill: str) -> None:
         self.parts.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, w):.1f}" height="{h:.1f}"{self._paint(fill, "")}/>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, w):.1f}" height="{h:.1f}"'
+            f"{self._paint(fill, '')}/>"
         )
 
     def circle(self, x: float, y: float, r: float, fill: str) -> None:
@@ -620,9 +710,12 @@ class _Drawing:
         self.parts.append(f'<path d="{d}" fill-opacity="0.16"{self._paint(fill, "")}/>')
 
     def svg(self, title: str, description: str = "", css_class: str = "chart-svg") -> str:
-        about = f"<title>{escape(title)}</title>" + (f"<desc>{escape(description)}</desc>" if description else "")
+        about = f"<title>{escape(title)}</title>" + (
+            f"<desc>{escape(description)}</desc>" if description else ""
+        )
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" class="{css_class}" role="img" preserveAspectRatio="xMinYMid meet" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="{css_class}" role="img" '
+            f'preserveAspectRatio="xMinYMid meet" '
             f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}" '
             f'font-family="{escape(FONT)}">{about}{"".join(self.parts)}</svg>'
         )
@@ -661,15 +754,33 @@ def chart_svg(chart: Chart, theme: Theme = "light", width: int = 640) -> str:
             names = [sample.name for sample in chart.samples]
             _check(len(names))
             return _svg_curves(
-                chart.title, curves, names, _tokens(chart.samples), chart.unit, "share of items", theme, width,
-                y_range=(0.0, max((max(ys) for _, ys in curves), default=1.0) * 1.12), percent=True, label_at="top",
+                chart.title,
+                curves,
+                names,
+                _tokens(chart.samples),
+                chart.unit,
+                "share of items",
+                theme,
+                width,
+                y_range=(0.0, max((max(ys) for _, ys in curves), default=1.0) * 1.12),
+                percent=True,
+                label_at="top",
             )
         case Ecdf():
             _check(len(chart.samples))
             curves = [_steps(*ecdf_points(sample.values)) for sample in chart.samples]
             return _svg_curves(
-                chart.title, curves, [s.name for s in chart.samples], _tokens(chart.samples), chart.unit,
-                "share at or below", theme, width, y_range=(0.0, 1.02), percent=True, label_at="bottom",
+                chart.title,
+                curves,
+                [s.name for s in chart.samples],
+                _tokens(chart.samples),
+                chart.unit,
+                "share at or below",
+                theme,
+                width,
+                y_range=(0.0, 1.02),
+                percent=True,
+                label_at="bottom",
             )
 
 
@@ -699,7 +810,15 @@ def _svg_intervals(chart: IntervalChart, theme: Theme, width: int) -> str:
     if chart.unit and chart.unit not in {"share", "ratio"}:
         drawing.text((left + width - 24) / 2, height - 8, chart.unit, "text-2", "middle")
     for at, dash, text in _guides(chart):
-        drawing.line(x(at), top, x(at), base, "text-3" if dash == "solid" else "fail", 1, "" if dash == "solid" else "4 3")
+        drawing.line(
+            x(at),
+            top,
+            x(at),
+            base,
+            "text-3" if dash == "solid" else "fail",
+            1,
+            "" if dash == "solid" else "4 3",
+        )
         if text:
             drawing.text(x(at), top - 8, text, "fail", "middle")
     for i, row in enumerate(chart.rows):
@@ -722,7 +841,9 @@ def _svg_bars(chart: BarChart, theme: Theme, width: int) -> str:
     top, bottom = 8.0, 44.0
     height = top + bottom + ROW_PX * len(chart.bars)
     drawing = _Drawing(width, height, theme)
-    marks = [m for bar in chart.bars for m in (bar.value, bar.low, bar.high) if m is not None and is_number(m)]
+    marks = [
+        m for bar in chart.bars for m in (bar.value, bar.low, bar.high) if m is not None and is_number(m)
+    ]
     low, high = min(0.0, *marks), max(0.0, *marks)
     if low == high:
         high = 1.0
@@ -755,9 +876,20 @@ def _svg_lines(chart: LineChart, theme: Theme, width: int) -> str:
     pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     y_range = (min(0.0, low) if chart.zero else low - pad, high + pad)
     return _svg_curves(
-        chart.title, curves, [line.name for line in chart.lines], _tokens(chart.lines), chart.x_label, chart.y_label,
-        theme, width, y_range=y_range, percent=False, label_at="end", bands=[(line.low, line.high) for line in chart.lines],
-        bound=chart.bound, bound_label=chart.bound_label,
+        chart.title,
+        curves,
+        [line.name for line in chart.lines],
+        _tokens(chart.lines),
+        chart.x_label,
+        chart.y_label,
+        theme,
+        width,
+        y_range=y_range,
+        percent=False,
+        label_at="end",
+        bands=[(line.low, line.high) for line in chart.lines],
+        bound=chart.bound,
+        bound_label=chart.bound_label,
     )
 
 
@@ -791,7 +923,11 @@ def _svg_curves(
     ticks = nice_ticks(*y_range)
     for tick in ticks:
         drawing.line(left, y(tick), width - right, y(tick), "line")
-        words = f"{round_half_even(tick * 100, 0 if (ticks[1] - ticks[0]) >= 0.00999 else 1)} %" if percent else tick_text(tick, ticks)
+        words = (
+            f"{round_half_even(tick * 100, 0 if (ticks[1] - ticks[0]) >= 0.00999 else 1)} %"
+            if percent
+            else tick_text(tick, ticks)
+        )
         drawing.text(left - 8, y(tick) + 4, words, "text-3", "end")
     x_ticks = nice_ticks(x_low, x_high, 6)
     for tick in x_ticks:
@@ -818,7 +954,9 @@ def _svg_curves(
         elif label_at == "top":
             drawing.text(width - right - 4, top + 14 + 18 * i, name, token, "end")
         else:
-            drawing.text(width - right - 4, height - bottom - 10 - 18 * (len(names) - 1 - i), name, token, "end")
+            drawing.text(
+                width - right - 4, height - bottom - 10 - 18 * (len(names) - 1 - i), name, token, "end"
+            )
     return drawing.svg(title)
 
 
@@ -879,7 +1017,13 @@ def interval_svg(
 
 
 def sparkline_svg(
-    values: Sequence[float], *, label: str = "", token: str = "accent", theme: Theme = "light", width: int = 96, height: int = 24
+    values: Sequence[float],
+    *,
+    label: str = "",
+    colour: str = "accent",
+    theme: Theme = "light",
+    width: int = 96,
+    height: int = 24,
 ) -> str:
     """The course of a few values without axes; the last one is marked. Non-finite values are left out."""
     points = [float(v) for v in values if is_number(v)]
@@ -889,7 +1033,7 @@ def sparkline_svg(
         x = _scale(0, max(1, len(points) - 1), 3, width - 4)
         y = _scale(low, high, height - 4, 4) if high > low else (lambda _value: height / 2)
         if len(points) > 1:
-            drawing.path([(x(i), y(v)) for i, v in enumerate(points)], token, 1.5)
-        drawing.circle(x(len(points) - 1), y(points[-1]), 2.5, token)
+            drawing.path([(x(i), y(v)) for i, v in enumerate(points)], colour, 1.5)
+        drawing.circle(x(len(points) - 1), y(points[-1]), 2.5, colour)
     text = label or (f"{len(points)} values, last {format_plain(points[-1])}" if points else "No values")
     return drawing.svg(text, css_class="spark")

@@ -15,7 +15,8 @@ def _template(name: str) -> Template:
 
 
 def component(name: str, **attrs: Any) -> SafeString:
-    """HTML of `<c-name …>` with these attributes. Only for components without a form (no request is at hand)."""
+    """HTML of `<c-name …>` with these attributes. Only for components without a form (no request is at
+    hand)."""
     return mark_safe(_template(name).render(Context({"component_attrs": attrs})))  # noqa: S308 - template escapes
 
 
@@ -29,6 +30,8 @@ def digest(value: str) -> SafeString:
     return component("digest", value=value)
 
 
-def number(value: Any, low: Any = None, high: Any = None, n: int | None = None, unit: str = "", **attrs: Any) -> SafeString:
+def number(
+    value: Any, low: Any = None, high: Any = None, n: int | None = None, unit: str = "", **attrs: Any
+) -> SafeString:
     """A measurement: value, interval, n and unit with matching digits."""
     return component("number", value=value, low=low, high=high, n=n, unit=unit, **attrs)

@@ -98,7 +98,9 @@ class Ui:
             "sign_out": resolve_first("accounts:sign_out"),
             "password": resolve_first("accounts:password_change"),
             "jobs": resolve_first("inference:running_jobs") if can("run.view") else None,
-            "components": resolve_first("ui:components") if getattr(settings, "SHOW_COMPONENTS", settings.DEBUG) else None,
+            "components": resolve_first("ui:components")
+            if getattr(settings, "SHOW_COMPONENTS", settings.DEBUG)
+            else None,
         }
 
 
@@ -116,7 +118,8 @@ _digests: dict[str, tuple[float, str]] = {}
 
 
 def asset_version(path: str) -> str:
-    """Eight hex digits of the file's content, so that browsers fetch a changed file at once and cache the rest."""
+    """Eight hex digits of the file's content, so that browsers fetch a changed file at once and cache the
+    rest."""
     from django.contrib.staticfiles import finders
 
     file = finders.find(path)

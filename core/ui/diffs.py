@@ -57,7 +57,8 @@ class Change:
 
 
 def flatten(value: Any, path: str = "") -> dict[str, str]:
-    """Leaves of a JSON-like structure keyed by path ("decoding.temperature", "stop[0]"), values as JSON text."""
+    """Leaves of a JSON-like structure keyed by path ("decoding.temperature", "stop[0]"), values as JSON
+    text."""
     if isinstance(value, Mapping) and value:
         out: dict[str, str] = {}
         for key, child in value.items():

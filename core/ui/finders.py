@@ -36,13 +36,15 @@ def asset_file(path: str) -> Path | None:
 def plotly_style_id() -> str:
     """Id of the style element that plotly.js would add on loading; it adds none when the id is already taken.
 
-    The element belongs to its map library and the content security policy refuses it. The id changes with each
-    version of plotly, so it is read from the file once per process; "" when there is none.
+    The element belongs to its map library and the content security policy refuses it. The id changes with
+    each version of plotly, so it is read from the file once per process; "" when there is none.
     """
     file = asset_file("vendor/plotly.min.js")
     if file is None:
         return ""
-    found = re.search(r'getElementById\("([0-9a-f]{64})"\)', file.read_text(encoding="utf-8", errors="replace"))
+    found = re.search(
+        r'getElementById\("([0-9a-f]{64})"\)', file.read_text(encoding="utf-8", errors="replace")
+    )
     return found[1] if found else ""
 
 

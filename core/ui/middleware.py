@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Callable
+from urllib.parse import unquote
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -16,7 +17,8 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 class DomainErrorMiddleware:
-    """Turns an uncaught DomainError of a view into a page, a fragment (htmx) or a problem document (API, JSON)."""
+    """Turns an uncaught DomainError of a view into a page, a fragment (htmx) or a problem document (API,
+    JSON)."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
@@ -51,13 +53,16 @@ def domain_error_response(request: HttpRequest, error: DomainError) -> HttpRespo
 
 
 class TimeZoneMiddleware:
-    """Activates the person's zone: the one stored with the user, else the browser's (cookie `tz`), else the server's."""
+    """Activates the person's zone: the one stored with the user, else the browser's (cookie `tz`), else the
+    server's."""
 
     def __init__(self, get_response: GetResponse) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        name = getattr(getattr(request, "user", None), "time_zone", "") or request.COOKIES.get("tz", "")
+        name = getattr(getattr(request, "user", None), "time_zone", "") or unquote(
+            request.COOKIES.get("tz", "")
+        )
         try:
             # The name comes from a cookie: only names of the zone database pass, never a path.
             zone = zoneinfo.ZoneInfo(name) if name and len(name) < 64 else None

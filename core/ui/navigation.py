@@ -1,4 +1,5 @@
-"""What the left navigation offers: rooms in a fixed order, items that resolve here and that the role may use."""
+"""What the left navigation offers: rooms in a fixed order, items that resolve here and that the role may
+use."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ from core.security.permissions import can
 
 @dataclass(frozen=True)
 class Item:
-    """One destination. The first of `url_names` that resolves is used; `action` "" is open to everyone signed in.
+    """One destination. The first of `url_names` that resolves is used; `action` "" is open to everyone
+    signed in.
 
-    `section` is the path prefix that keeps the item marked while a page below it is open; empty means the item's
-    own address. `key` is the letter after `g` that goes there.
+    `section` is the path prefix that keeps the item marked while a page below it is open; empty means the
+    item's own address. `key` is the letter after `g` that goes there.
     """
 
     label: str
@@ -50,7 +52,9 @@ ROOMS: Final[tuple[Room, ...]] = (
             Item("Compare", "git-compare", ("inference:compare",), "release.view", key="c"),
             Item("Datasets", "database", ("inference:dataset_list",), "dataset.view", key="d"),
             Item("Models", "box", ("inference:model_list",), "model.view", key="m"),
-            Item("Gates", "list-checks", ("inference:gate_list", "governance:gate_list"), "gate.view", key="a"),
+            Item(
+                "Gates", "list-checks", ("inference:gate_list", "governance:gate_list"), "gate.view", key="a"
+            ),
         ),
     ),
     Room(
@@ -58,7 +62,13 @@ ROOMS: Final[tuple[Room, ...]] = (
         (
             Item("Reviews", "clipboard-check", ("governance:review_list",), "review.view", key="v"),
             Item("Playbooks", "book-open", ("governance:playbook_list",), "playbook.view", key="b"),
-            Item("Audit", "scroll-text", ("audit:explorer", "audit:entry_list", "audit:list"), "audit.view", key="l"),
+            Item(
+                "Audit",
+                "scroll-text",
+                ("audit:explorer", "audit:entry_list", "audit:list"),
+                "audit.view",
+                key="l",
+            ),
         ),
     ),
     Room("Pilots", (Item("Pilots", "handshake", ("pilots:pilot_list",), "pilot.view", key="p"),)),

@@ -1,4 +1,5 @@
-"""Numbers as people read them: digits follow the interval, units are humanised, the exact value stays at hand.
+"""Numbers as people read them: digits follow the interval, units are humanised, the exact value stays at
+hand.
 
 Nothing here guesses: a missing value is shown as an en dash, never as zero.
 """
@@ -9,7 +10,7 @@ import datetime as dt
 import math
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Final
+from typing import Any, Final
 
 from django.utils import timezone
 
@@ -32,11 +33,13 @@ class FormattedNumber:
     exact: str
 
     def __str__(self) -> str:
-        rest = " ".join(part for part in (self.unit, self.interval, f"n = {self.n}" if self.n else "") if part)
+        rest = " ".join(
+            part for part in (self.unit, self.interval, f"n = {self.n}" if self.n else "") if part
+        )
         return f"{self.text} {rest}".strip()
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """True for a finite int, float or Decimal; False for None, bool, NaN, infinities and text."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return False
@@ -46,26 +49,27 @@ def is_number(value: object) -> bool:
 def decimals_for(value: Real, low: Real | None = None, high: Real | None = None, n: int | None = None) -> int:
     """How many decimals to show; may be negative when even the last integer digits are noise.
 
-    With an interval: two significant digits of its half-width. Without one: three significant digits of the value,
-    and integers are left whole.
+    With an interval: two significant digits of its half-width. Without one: three significant digits of the
+    value, and integers are left whole.
     """
     if low is not None and high is not None and is_number(low) and is_number(high):
         half = abs(float(high) - float(low)) / 2
         if half > 0:
             return min(10, 1 - math.floor(math.log10(half)))
-    if isinstance(value, int) or (is_number(value) and float(value).is_integer() and abs(value) < 1e15):
-        return 0
-    if value == 0 or not is_number(value):
+    if not is_number(value) or (float(value).is_integer() and abs(float(value)) < 1e15):
         return 0
     return min(10, max(0, 2 - math.floor(math.log10(abs(float(value))))))
 
 
 def round_half_even(value: Real, decimals: int) -> str:
-    """`value` at so many decimals (negative rounds to tens, hundreds …), with a true minus and grouped thousands."""
+    """`value` at so many decimals (negative rounds to tens, hundreds …), with a true minus and grouped
+    thousands."""
     exact = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
     step = Decimal(1).scaleb(-decimals)
-    rounded = (exact / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN) * step if decimals < 0 else exact.quantize(
-        step, rounding=ROUND_HALF_EVEN
+    rounded = (
+        (exact / step).quantize(Decimal(1), rounding=ROUND_HALF_EVEN) * step
+        if decimals < 0
+        else exact.quantize(step, rounding=ROUND_HALF_EVEN)
     )
     text = f"{rounded:,.{max(0, decimals)}f}".replace(",", NARROW_SPACE)
     if text.startswith("-"):
@@ -143,7 +147,8 @@ def format_share(value: Real | None, decimals: int = 1) -> str:
 
 
 def format_duration(seconds: Real | dt.timedelta | None) -> str:
-    """A length of time: 850 µs, 12 ms, 1.4 s, 3 min 5 s, 2 h 4 min, 3 d 2 h. Negative lengths carry a minus."""
+    """A length of time: 850 µs, 12 ms, 1.4 s, 3 min 5 s, 2 h 4 min, 3 d 2 h. Negative lengths carry a
+    minus."""
     if isinstance(seconds, dt.timedelta):
         seconds = seconds.total_seconds()
     if seconds is None or not is_number(seconds):
@@ -171,7 +176,8 @@ def format_duration(seconds: Real | dt.timedelta | None) -> str:
 
 
 def format_money(amount: Real | None, currency: str = "USD") -> str:
-    """Money with enough digits to be true: 12.50 USD, 0.00042 USD; small amounts keep two significant digits."""
+    """Money with enough digits to be true: 12.50 USD, 0.00042 USD; small amounts keep two significant
+    digits."""
     if amount is None or not is_number(amount):
         return MISSING
     value = abs(float(amount))
@@ -244,7 +250,8 @@ def format_iso(moment: dt.datetime | dt.date | None) -> str:
 
 
 def localise(moment: dt.datetime) -> dt.datetime:
-    """`moment` in the current time zone; a naive moment is taken as UTC, which is how everything is stored."""
+    """`moment` in the current time zone; a naive moment is taken as UTC, which is how everything is
+    stored."""
     if timezone.is_naive(moment):
         moment = moment.replace(tzinfo=dt.UTC)
     return timezone.localtime(moment)

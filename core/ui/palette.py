@@ -1,7 +1,7 @@
 """The command palette and the search page: apps register providers, this module asks them.
 
-A provider gets the request and the words typed and returns hits the current actor may see. It must be quick (an
-indexed query with a limit): it runs while somebody types.
+A provider gets the request and the words typed and returns hits the current actor may see. It must be quick
+(an indexed query with a limit): it runs while somebody types.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def _pages(request: HttpRequest, query: str) -> list[Hit]:
 
 
 def search(request: HttpRequest, query: str) -> list[Hit]:
-    """Hits of all providers, pages first. A provider that fails is logged and skipped: search never breaks a page."""
+    """Hits of all providers, pages first. A provider that fails is logged and skipped: search never breaks
+    a page."""
     query = query.strip()[:200]
     hits = _pages(request, query)
     if len(query) < 2:

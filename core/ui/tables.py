@@ -6,13 +6,13 @@
             Column("version", "Release", lambda r: r.version, sort="version", main=True, header=True),
             Column("created", "Created", lambda r: ago(r.created_at), sort="created_at"),
         ],
-        filters=[Filter("product", "Product", choices=[...], apply=lambda rows, value: rows.filter(product=value))],
+        filters=[Filter("product", "Product", [...], lambda rows, value: rows.filter(product=value))],
         search=lambda rows, words: rows.filter(version__icontains=words),
         row_url=lambda r: reverse("inference:release_detail", args=[r.pk]),
     )
     if table.wants_csv: return table.csv_response("releases.csv")
 
-The template places it with `<c-data-table :table="table" caption="Releases" />`. Rows may be a queryset or a list.
+The template places it with `<c-data-table :table="table" caption="Releases" />`. Rows: a queryset or a list.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Row:
 
 
 class Table:
-    """Rows of one page, with everything the template needs. Nonsense in the address falls back to the default."""
+    """Rows of one page, with everything the template needs. Nonsense in the address falls back to the
+    default."""
 
     def __init__(
         self,
@@ -242,8 +243,7 @@ class Table:
             value = column.raw(row) if column.raw else column.value(row)
             return (value is None, "" if value is None else value)
 
-        present = sorted(rows, key=order, reverse=descending)
-        return present
+        return sorted(rows, key=order, reverse=descending)
 
     @cached_property
     def head(self) -> list[HeadCell]:

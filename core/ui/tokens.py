@@ -1,7 +1,7 @@
 """Colours of both themes for code that cannot read CSS custom properties: charts, SVG and PDFs.
 
-`static/css/signoff.css` holds the same values for the browser; `tests/core/ui/test_tokens.py` keeps the two equal
-and holds every text pair to a contrast of 4.5 to 1.
+`static/css/signoff.css` holds the same values for the browser; `tests/core/ui/test_tokens.py` keeps the two
+equal and holds every text pair to a contrast of 4.5 to 1.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ DARK: Final[dict[str, str]] = {
     "stale-soft": "#2a2145",
 }
 
-# At most five series in one figure; these five stay apart in both themes and for the common colour deficiencies
-# because line style and direct labels repeat what the hue says.
+# At most five series in one figure; these five stay apart in both themes and for the common colour
+# deficiencies because line style and direct labels repeat what the hue says.
 SERIES: Final[tuple[str, ...]] = ("accent", "inconclusive", "stale", "pass", "not-run")
 
 

@@ -26,6 +26,7 @@ VERDICTS: Final[dict[str, VerdictLook]] = {
 
 
 def verdict_look(verdict: object) -> VerdictLook:
-    """Look of a verdict given as text, enum member or None. Anything unknown is shown as not run, never as a pass."""
+    """Look of a verdict given as text, enum member or None. Anything unknown is shown as not run, never as
+    a pass."""
     value = getattr(verdict, "value", verdict)
     return VERDICTS.get(str(value or "").replace("-", "_").replace(" ", "_").lower(), VERDICTS["not_run"])

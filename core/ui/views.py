@@ -18,8 +18,14 @@ from core.ui.context import THEMES
 from core.ui.palette import search as palette_search
 
 TITLES: Final[dict[int, tuple[str, str]]] = {
-    400: ("This request cannot be read", "Something in the address or the form is malformed. Go back and try again."),
-    403: ("You may not do this", "Your role does not include this page. An admin of your tenant can change roles."),
+    400: (
+        "This request cannot be read",
+        "Something in the address or the form is malformed. Go back and try again.",
+    ),
+    403: (
+        "You may not do this",
+        "Your role does not include this page. An admin of your tenant can change roles.",
+    ),
     404: (
         "There is no such page",
         "It may have been removed, belong to another tenant, or the address has a typing error.",
@@ -53,7 +59,9 @@ def error_page(
         "correlation_id": getattr(request, "correlation_id", ""),
     }
     if request.headers.get("HX-Request") == "true":
-        response = HttpResponse(render_to_string("ui/error_fragment.html", context, request=request), status=status)
+        response = HttpResponse(
+            render_to_string("ui/error_fragment.html", context, request=request), status=status
+        )
         # htmx ignores the body of an error; the script shows it as a toast and leaves the page as it was.
         response["HX-Reswap"] = "none"
         return response
@@ -107,7 +115,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return error_page(
         request,
         403,
-        "The form was open for too long, or was sent from another site. Go back, reload the page and send it again.",
+        "The form was open for too long, or was sent from another site. "
+        "Go back, reload the page and send it again.",
         title="This form has expired",
     )
 
@@ -132,7 +141,11 @@ def theme(request: HttpRequest) -> HttpResponse:
         target = "/"
     response = HttpResponseRedirect(target)
     response.set_cookie(
-        "theme", chosen if chosen in THEMES else "auto", max_age=365 * 86400, samesite="Lax", secure=request.is_secure()
+        "theme",
+        chosen if chosen in THEMES else "auto",
+        max_age=365 * 86400,
+        samesite="Lax",
+        secure=request.is_secure(),
     )
     return response
 

@@ -24,7 +24,8 @@ register = template.Library()
 
 @register.simple_tag
 def icon(name: str, size: int = 16, label: str = "") -> SafeString:
-    """An icon of the set. Decorative unless `label` is given. An unknown name draws nothing rather than fail a page."""
+    """An icon of the set. Decorative unless `label` is given. An unknown name draws nothing rather than
+    fail a page."""
     if not name:
         return mark_safe("")
     about: dict[str, object] = {"role": "img", "aria_label": label} if label else {"aria_hidden": "true"}
@@ -49,8 +50,11 @@ def verdict_icon(value: object) -> str:
 
 
 @register.simple_tag
-def formatted(value: Any, low: Any = None, high: Any = None, n: Any = None, unit: str = "") -> numbers.FormattedNumber:
+def formatted(
+    value: Any, low: Any = None, high: Any = None, n: Any = None, unit: str = ""
+) -> numbers.FormattedNumber:
     """`{% formatted value low high n unit as f %}`: parts of a measurement with matching digits."""
+
     def real(raw: Any) -> Any:
         if raw in ("", None):
             return None
@@ -62,7 +66,9 @@ def formatted(value: Any, low: Any = None, high: Any = None, n: Any = None, unit
         return raw
 
     count = real(n)
-    return numbers.format_number(real(value), real(low), real(high), int(count) if count is not None else None, unit)
+    return numbers.format_number(
+        real(value), real(low), real(high), int(count) if count is not None else None, unit
+    )
 
 
 @register.filter
@@ -157,7 +163,9 @@ def ago(value: Any) -> str | SafeString:
     if value is None or value == "":
         return numbers.MISSING
     stamp = numbers.format_iso(value)
-    return format_html('<time datetime="{}" title="{}">{}</time>', stamp, stamp, numbers.format_relative(value))
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', stamp, stamp, numbers.format_relative(value)
+    )
 
 
 @register.filter
@@ -169,7 +177,11 @@ def short(value: Any) -> str:
 @register.filter
 def initials(name: Any) -> str:
     """Up to two initials of a name or e-mail address, upper case."""
-    words = [w for w in str(name or "").split("@")[0].replace(".", " ").replace("_", " ").split() if w[:1].isalnum()]
+    words = [
+        w
+        for w in str(name or "").split("@")[0].replace(".", " ").replace("_", " ").split()
+        if w[:1].isalnum()
+    ]
     if not words:
         return "?"
     return (words[0][0] + (words[-1][0] if len(words) > 1 else "")).upper()
@@ -209,6 +221,7 @@ def json_script_text(value: object) -> SafeString:
 @register.simple_tag
 def interval_drawing(**kwargs: Any) -> SafeString:
     """`{% interval_drawing value=… low=… high=… domain=… reference=… margin=… verdict=… %}` as inline SVG."""
+
     def real(raw: Any) -> Any:
         return None if raw in ("", None) else float(raw)
 
@@ -220,9 +233,9 @@ def interval_drawing(**kwargs: Any) -> SafeString:
 
 
 @register.simple_tag
-def sparkline_drawing(values: Any, label: str = "", token: str = "accent") -> SafeString:
+def sparkline_drawing(values: Any, label: str = "", colour: str = "accent") -> SafeString:
     """A sparkline as inline SVG."""
-    return mark_safe(charts.sparkline_svg(list(values or []), label=label, token=token or "accent"))  # noqa: S308
+    return mark_safe(charts.sparkline_svg(list(values or []), label=label, colour=colour or "accent"))  # noqa: S308
 
 
 @register.simple_tag
@@ -239,7 +252,8 @@ def structure_diff(before: Any, after: Any) -> list[diffs.Change]:
 
 @register.simple_tag(takes_context=True)
 def url_with(context: template.Context, **changes: Any) -> str:
-    """The current address with query parameters set; None or "" removes one. Dots in names are written `__`."""
+    """The current address with query parameters set; None or "" removes one. Dots in names are written
+    `__`."""
     request = context.get("request")
     if request is None:
         return "?"
