@@ -104,7 +104,7 @@ def events_filtered(wanted: EventFilter) -> QuerySet[AuditEvent]:
         events = events.filter(target_id=ref)
     if wanted.since:
         events = events.filter(at__gte=_start_of(wanted.since))
-    if wanted.until:
+    if wanted.until and wanted.until < datetime.date.max:
         events = events.filter(at__lt=_start_of(wanted.until) + datetime.timedelta(days=1))
     if wanted.source:
         events = events.filter(source=wanted.source)

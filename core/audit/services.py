@@ -157,16 +157,17 @@ def noun_of(target: models.Model | None) -> str:
 def _personal_names(who: Actor, target: models.Model | None) -> list[str]:
     """Names that must not appear in clear: the actor's, and those the target carries in fields made for names.
 
-    One word alone ("PMO", "Admin") is left: as a name it says little, and as a word it is everywhere.
+    An actor called by one word ("PMO", "Admin") is left: as a name it says little, and as a word it is everywhere.
     """
-    found = [who.label] if who.kind not in _IMPERSONAL else []
+    found = [who.label] if who.kind not in _IMPERSONAL and (" " in who.label.strip() or "@" in who.label) else []
     if target is not None:
         subject = bool(subject_kind(target))
         for field in target._meta.concrete_fields:
             value = target.__dict__.get(field.attname)
-            if isinstance(value, str) and value and (PERSONAL_FIELD.search(field.name) or (subject and field.name == "name")):
+            personal = PERSONAL_FIELD.search(field.name) or (subject and field.name == "name")
+            if isinstance(value, str) and personal:
                 found.append(value)
-    return [name for name in found if " " in name.strip() or "@" in name]
+    return found
 
 
 def _label(target: models.Model | None, names: list[str]) -> str:
