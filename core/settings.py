@@ -101,6 +101,7 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "tenants.accounts.middleware.ActorMiddleware",
     "auditlog.middleware.AuditlogMiddleware",
+    "core.ui.middleware.TimeZoneMiddleware",
     "core.ui.middleware.DomainErrorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
