@@ -1056,36 +1056,46 @@ def check_gates(dossier: Dict[str, Any], raws: Dict[str, Any], findings: Finding
 # --- the whole ----------------------------------------------------------------------------------------------
 
 
-def check_files(files: Dict[str, bytes], findings: Findings) -> Dict[str, Any]:
-    """Compare every file with the manifest. Returns the manifest, or {} when it cannot be read."""
-    if "manifest.json" not in files:
-        findings.problem("manifest.json", "is missing")
-        return {}
-    try:
-        manifest = read_json(files["manifest.json"])
-        listed = {name: (str(entry["sha256"]), entry["size"]) for name, entry in manifest["files"].items()}
-    except Wrong as error:
-        findings.problem("manifest.json", str(error))
-        return {}
-    except (KeyError, TypeError, AttributeError):
-        findings.problem("manifest.json", "is not a dossier's manifest")
-        return {}
-    for name, (expected, size) in sorted(listed.items()):
+def read_manifest(files: Dict[str, bytes], signed: Optional[bytes], findings: Findings) -> Dict[str, Any]:
+    """The manifest: the signed one where its signature holds, else the file. {} when neither can be read."""
+    name = "manifest.json"
+    if name not in files:
+        findings.problem(name, "is missing")
+    elif signed is not None and files[name] != signed:
+        findings.problem(name, "is not the manifest that was signed")
+    for text in (signed, files.get(name)):
+        if text is None:
+            continue
+        try:
+            manifest = read_json(text)
+            for entry in manifest["files"].values():
+                entry["sha256"], entry["size"]
+            result: Dict[str, Any] = manifest
+            return result
+        except Wrong as error:
+            findings.problem(name, str(error))
+        except (KeyError, TypeError, AttributeError):
+            findings.problem(name, "is not a dossier's manifest")
+    return {}
+
+
+def check_files(files: Dict[str, bytes], manifest: Dict[str, Any], findings: Findings) -> None:
+    """Compare every file with the manifest."""
+    if not manifest:
+        return
+    for name, entry in sorted(manifest["files"].items()):
         if name not in files:
             findings.problem(name, "is missing")
-        elif sha256(files[name]) != expected:
+        elif sha256(files[name]) != entry["sha256"]:
             findings.problem(name, "was changed: its SHA-256 is not the one in the manifest")
-        elif len(files[name]) != size:
-            findings.problem(name, "has %d bytes, the manifest says %s" % (len(files[name]), size))
-    for name in sorted(set(files) - set(listed) - {"manifest.json", "manifest.dsse.json"}):
+        elif len(files[name]) != entry["size"]:
+            findings.problem(name, "has %d bytes, the manifest says %s" % (len(files[name]), entry["size"]))
+    for name in sorted(set(files) - set(manifest["files"]) - {"manifest.json", "manifest.dsse.json"}):
         findings.problem(name, "is not in the manifest: it was added")
-    result: Dict[str, Any] = manifest
-    return result
 
 
 def check(files: Dict[str, bytes], wanted: Optional[str], findings: Findings) -> None:
     """All checks; ``wanted`` is the fingerprint the manifest's key must have."""
-    manifest = check_files(files, findings)
     keys = {}
     for name in sorted(files):
         if name.startswith("keys/"):
@@ -1098,7 +1108,9 @@ def check(files: Dict[str, bytes], wanted: Optional[str], findings: Findings) ->
             except Wrong as error:
                 findings.problem(name, str(error))
     findings.facts["keys"] = sorted(keys)
-    _check_manifest_signature(files, keys, wanted, findings)
+    signed = _check_manifest_signature(files, keys, wanted, findings)
+    manifest = read_manifest(files, signed, findings)
+    check_files(files, manifest, findings)
     dossier = _check_dossier(files, manifest, findings)
     _check_signatures(files, keys, findings)
     if dossier is None:
@@ -1125,21 +1137,21 @@ def check(files: Dict[str, bytes], wanted: Optional[str], findings: Findings) ->
 
 def _check_manifest_signature(
     files: Dict[str, bytes], keys: Dict[str, bytes], wanted: Optional[str], findings: Findings
-) -> None:
+) -> Optional[bytes]:
+    """The signed manifest, or None when its signature does not hold."""
     name = "manifest.dsse.json"
     if name not in files:
         findings.problem(name, "is missing")
-        return
+        return None
     try:
         payload, signers = open_envelope(files[name], MANIFEST_TYPE, keys)
     except Wrong as error:
         findings.problem(name, str(error))
-        return
-    if payload != files.get("manifest.json"):
-        findings.problem("manifest.json", "is not the manifest that was signed")
+        return None
     findings.facts["fingerprint"] = signers[0]
     if wanted and wanted not in signers:
         findings.problem(name, "is signed by the key %s, not by %s as you asked" % (signers[0], wanted))
+    return payload
 
 
 def _check_dossier(

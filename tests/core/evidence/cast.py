@@ -54,7 +54,9 @@ def spec(key: str = "accuracy", rule: Mapping[str, Any] | None = None, **more: A
     return CriterionSpec(key=key, **{**fields, **more})
 
 
-def non_inferior(margin: float, direction: str = "lower_is_better", scale: str = "difference", **more: Any) -> dict:
+def non_inferior(
+    margin: float, direction: str = "lower_is_better", scale: str = "difference", **more: Any
+) -> dict:
     """A non-inferiority rule."""
     return {"type": "non_inferiority", "margin": margin, "direction": direction, "scale": scale, **more}
 
@@ -98,7 +100,9 @@ def random_gate(seed: int, largest: int = 80) -> tuple[list[CriterionSpec], dict
         key = f"c{number}"
         n = int(rng.integers(0, largest))
         harm = float(rng.choice([0.0, 0.0, 0.03, 0.3]))
-        kind = str(rng.choice(["accuracy", "nll", "latency", "tokens", "percentile", "bound", "mean", "p", "single"]))
+        kind = str(
+            rng.choice(["accuracy", "nll", "latency", "tokens", "percentile", "bound", "mean", "p", "single"])
+        )
         more: dict[str, Any] = {
             "alpha": float(rng.choice([0.05, 0.05, 0.025, 0.1])),
             "severity": str(rng.choice(["blocking", "blocking", "advisory"])),
@@ -110,7 +114,9 @@ def random_gate(seed: int, largest: int = 80) -> tuple[list[CriterionSpec], dict
         cost = rng.lognormal(1, 0.5, n)
         worse = cost * (1 + harm) + (rng.normal(0, 0.2, n) if rng.random() < 0.8 else 0)
         binary_kind = kind in ("accuracy", "bound")
-        before, after = (right, flipped) if binary_kind else (cost, worse if kind != "tokens" else cost / (1 + harm))
+        before, after = (
+            (right, flipped) if binary_kind else (cost, worse if kind != "tokens" else cost / (1 + harm))
+        )
         after = after.astype(object)
         if n and rng.random() < 0.1:
             after[int(rng.integers(n))] = rng.choice([None, float("nan"), float("inf")])
@@ -136,18 +142,25 @@ def random_gate(seed: int, largest: int = 80) -> tuple[list[CriterionSpec], dict
         }
         if kind == "single":
             value = float(rng.normal(2, 0.3))
-            sample = UnpairedMeasurement(value, value - 0.2, value + 0.2, n=9, level=float(rng.choice([0.95, 0.5])))
+            sample = UnpairedMeasurement(
+                value, value - 0.2, value + 0.2, n=9, level=float(rng.choice([0.95, 0.5]))
+            )
             if rng.random() < 0.5:
                 sample = UnpairedMeasurement(value, stated=bool(rng.random() < 0.7), source="contract")
         specs.append(spec(key, rules[kind], metric="accuracy" if binary_kind else "nll_gold", **more))
         samples[key] = None if rng.random() < 0.08 else sample
         ages[key] = None if rng.random() < 0.2 else float(rng.uniform(0, 14))
-    report = decide(specs, samples, ages=ages, seed=seed, stale={"c1": "the dataset changed"} if seed % 9 == 0 else {})
+    report = decide(
+        specs, samples, ages=ages, seed=seed, stale={"c1": "the dataset changed"} if seed % 9 == 0 else {}
+    )
     return specs, samples, report
 
 
 def dossier_of(
-    specs: list[CriterionSpec], samples: Mapping[str, Evidence], report: GateReport, waivers: tuple[Waiver, ...] = ()
+    specs: list[CriterionSpec],
+    samples: Mapping[str, Evidence],
+    report: GateReport,
+    waivers: tuple[Waiver, ...] = (),
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]], str]:
     """A frozen dossier, its raw numbers and its digest."""
     raw = {key: evidence.to_raw() for key, evidence in samples.items() if evidence is not None}
@@ -166,12 +179,18 @@ def dossier_of(
     return frozen, raw, digest
 
 
-def archive_of(dossier: dict[str, Any], raw: dict[str, dict[str, Any]], digest: str, signatures: int = 1) -> bytes:
+def archive_of(
+    dossier: dict[str, Any], raw: dict[str, dict[str, Any]], digest: str, signatures: int = 1
+) -> bytes:
     """The exported zip, signed by :data:`KEY`."""
     envelopes = [
         envelope_create(
             signature_payload(
-                dossier_digest=digest, signer=f"alice-{number}", role="pmo", position="go", signed_at=NOW.isoformat()
+                dossier_digest=digest,
+                signer=f"alice-{number}",
+                role="pmo",
+                position="go",
+                signed_at=NOW.isoformat(),
             ),
             SIGNATURE_PAYLOAD_TYPE,
             KEY,

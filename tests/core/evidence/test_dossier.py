@@ -40,7 +40,10 @@ VERIFY = load_verifier()
 def small() -> tuple[dict[str, Any], dict[str, dict[str, Any]], str]:
     """A failing gate of two criteria over a few items, one of them waived."""
     specs = [spec(), spec("nll", non_inferior(0.05), metric="nll_gold")]
-    samples = {"accuracy": binary(1, 1, 40), "nll": continuous([1.0, 1.2, 0.7] * 8, [2.0, 1.9, 1.4] * 8)}
+    samples = {
+        "accuracy": binary(1, 1, 40),
+        "nll": continuous([1.0] * 24, [1.0 + row**2 / 100 for row in range(24)]),
+    }
     waiver = Waiver("nll", "known", NOW + timedelta(days=1), "bob", "alice")
     return dossier_of(specs, samples, decide(specs, samples, resamples=99), (waiver,))
 
@@ -67,7 +70,9 @@ def rezip(files: dict[str, bytes]) -> bytes:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-I", "-S", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-I", "-S", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 # --- what holds ----------------------------------------------------------------------------------------------
@@ -83,7 +88,7 @@ def test_the_archive_checks_itself_with_nothing_but_python(tmp_path: Path) -> No
         result = run(script, *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
         assert keyid_of(KEY) in result.stdout and "OK: nothing was changed" in result.stdout
-        assert "alice-0 as pmo, go" in result.stdout and "with waivers: pass" in result.stdout
+        assert "alice-0 as pmo, go" in result.stdout and "with waivers: inconclusive" in result.stdout
 
 
 def test_findings_as_json(tmp_path: Path) -> None:
@@ -113,14 +118,20 @@ def test_a_dossier_may_hold_several_gates(tmp_path: Path) -> None:
         specs, samples, report = random_gate(seed, largest=40)
         documents = {f"{seed}/{key}": one.to_raw() for key, one in samples.items() if one is not None}
         raw.update(documents)
-        gates.append({
-            "gate": {"slug": f"gate-{seed}", "version": 1, "criteria": [one.to_dict() for one in specs]},
-            "gate_report": report.to_dict(),
-            "evidence": {key: raw_file_name(f"{seed}/{key}") for key, one in samples.items() if one is not None},
-        })
+        gates.append(
+            {
+                "gate": {"slug": f"gate-{seed}", "version": 1, "criteria": [one.to_dict() for one in specs]},
+                "gate_report": report.to_dict(),
+                "evidence": {
+                    key: raw_file_name(f"{seed}/{key}") for key, one in samples.items() if one is not None
+                },
+            }
+        )
     frozen, frozen_digest = dossier_freeze({"gates": gates}, raw)
     assert problems(archive_of(frozen, raw, frozen_digest), tmp_path / "d.zip") == []
-    gates[1]["gate_report"]["criteria"][0]["status"] = "pass" if report.criteria[0].status != "pass" else "fail"
+    gates[1]["gate_report"]["criteria"][0]["status"] = (
+        "pass" if report.criteria[0].status != "pass" else "fail"
+    )
     frozen, frozen_digest = dossier_freeze({"gates": gates}, raw)
     found = problems(archive_of(frozen, raw, frozen_digest), tmp_path / "d.zip")
     assert any("by its raw numbers, the dossier says" in text for _, text in found)
@@ -136,19 +147,25 @@ def test_unsigned_and_often_signed_dossiers_are_valid(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=120)
 @given(st.integers(0, len(ARCHIVE) - 1), st.integers(1, 255))
-def test_any_changed_byte_of_the_zip_is_caught_and_placed(tmp_path_factory: Any, position: int, flip: int) -> None:
+def test_any_changed_byte_of_the_zip_is_caught_and_placed(
+    tmp_path_factory: Any, position: int, flip: int
+) -> None:
     changed = bytearray(ARCHIVE)
     changed[position] ^= flip
     found = problems(bytes(changed), tmp_path_factory.getbasetemp() / "flipped.zip")
     assert found
-    where = next((name for start, name in reversed(VERIFY.write_zip(members(ARCHIVE))[1]) if start <= position), "")
+    where = next(
+        (name for start, name in reversed(VERIFY.write_zip(members(ARCHIVE))[1]) if start <= position), ""
+    )
     if where in members(ARCHIVE):
         assert where in [name for name, _ in found] or any(where in text for _, text in found)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.data())
-def test_any_changed_byte_of_any_file_is_caught_and_the_file_named(tmp_path_factory: Any, data: st.DataObject) -> None:
+def test_any_changed_byte_of_any_file_is_caught_and_the_file_named(
+    tmp_path_factory: Any, data: st.DataObject
+) -> None:
     files = members(ARCHIVE)
     name = data.draw(st.sampled_from(sorted(files)))
     content = bytearray(files[name])
@@ -165,7 +182,9 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     assert name in [file for file, _ in problems(rezip(files), tmp_path / "d.zip")]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "raw/more.json", "signatures/9.dsse.json", "keys/other.pub", "../evil"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "raw/more.json", "signatures/9.dsse.json", "keys/other.pub", "../evil"]
+)
 def test_an_added_file_is_named(name: str, tmp_path: Path) -> None:
     found = problems(rezip({**members(ARCHIVE), name: b"{}"}), tmp_path / "d.zip")
     assert (name, "is not in the manifest: it was added") in found
@@ -203,13 +222,21 @@ def forged(change: Any, *, resign: bool, tmp_path: Path) -> list[tuple[str, str]
     old = json.loads(members(ARCHIVE)["signatures/1.dsse.json"])
     new = envelope_create(
         signature_payload(
-            dossier_digest=digest(dossier), signer="alice", role="pmo", position="go", signed_at=NOW.isoformat()
+            dossier_digest=digest(dossier),
+            signer="alice",
+            role="pmo",
+            position="go",
+            signed_at=NOW.isoformat(),
         ),
         SIGNATURE_PAYLOAD_TYPE,
         key,
     )
     archive = build_dossier_zip(
-        dossier, raw, [new if resign else old], keys, None,
+        dossier,
+        raw,
+        [new if resign else old],
+        keys,
+        None,
         lambda manifest: envelope_create(manifest, MANIFEST_PAYLOAD_TYPE, key),
     )
     return problems(archive, tmp_path / "d.zip", keyid_of(KEY))
@@ -252,13 +279,22 @@ def other_seed(dossier: dict, raw: dict) -> None:
 
 
 CHANGES = [
-    better_numbers, passing_criterion, passing_gate, smaller_p, wider_margin, dropped_criterion, expired_waiver,
-    lost_numbers, other_seed,
+    better_numbers,
+    passing_criterion,
+    passing_gate,
+    smaller_p,
+    wider_margin,
+    dropped_criterion,
+    expired_waiver,
+    lost_numbers,
+    other_seed,
 ]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_verdict_that_does_not_follow_is_caught_even_when_properly_signed(change: Any, tmp_path: Path) -> None:
+def test_a_verdict_that_does_not_follow_is_caught_even_when_properly_signed(
+    change: Any, tmp_path: Path
+) -> None:
     found = forged(change, resign=True, tmp_path=tmp_path)
     assert found and {name for name, _ in found} == {"dossier.json"}
 
@@ -280,27 +316,43 @@ def test_another_key_than_the_one_asked_for_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.pem").write_bytes(public_key_pem(other))
     (tmp_path / "d.zip").write_bytes(ARCHIVE)
     (tmp_path / "verify.py").write_bytes(members(ARCHIVE)["verify.py"])
-    result = run(str(tmp_path / "verify.py"), str(tmp_path / "d.zip"), "--public-key", str(tmp_path / "other.pem"))
+    result = run(
+        str(tmp_path / "verify.py"), str(tmp_path / "d.zip"), "--public-key", str(tmp_path / "other.pem")
+    )
     assert result.returncode == 1 and keyid_of(other) in result.stdout
 
 
 @pytest.mark.parametrize(
     ("content", "arguments"), [(b"no zip", []), (None, []), (ARCHIVE, ["--public-key", "nonsense"])]
 )
-def test_what_is_no_dossier_is_said_in_one_line(content: bytes | None, arguments: list[str], tmp_path: Path) -> None:
+def test_what_is_no_dossier_is_said_in_one_line(
+    content: bytes | None, arguments: list[str], tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / "d.zip").write_bytes(content)
     (tmp_path / "verify.py").write_bytes(members(ARCHIVE)["verify.py"])
     result = run(str(tmp_path / "verify.py"), str(tmp_path / "d.zip"), *arguments)
-    assert result.returncode == 2 and "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1
+    assert (
+        result.returncode == 2 and "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1
+    )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.dictionaries(st.sampled_from(sorted(members(ARCHIVE))), st.sampled_from(
-    [b"", b"{}", b"[]", b"null", b"1", b"\xff\xfe", b'{"a":NaN}', b'{"files":{"a":1}}', b"[" * 5000]), min_size=1))
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(members(ARCHIVE))),
+        st.sampled_from(
+            [b"", b"{}", b"[]", b"null", b"1", b"\xff\xfe", b'{"a":NaN}', b'{"files":{"a":1}}', b"[" * 5000]
+        ),
+        min_size=1,
+    )
+)
 def test_nonsense_in_any_file_is_a_finding_and_never_a_traceback(tmp_path_factory: Any, junk: dict) -> None:
     found = problems(rezip({**members(ARCHIVE), **junk}), tmp_path_factory.getbasetemp() / "junk.zip")
-    assert {name for name, _ in found} >= set(junk)
+    assert found
+    keys = {name for name in junk if name.startswith("keys/") or name == "manifest.dsse.json"}
+    if "manifest.json" not in junk or not keys:  # with neither manifest readable nothing can be compared
+        assert {name for name, _ in found} >= set(junk)
 
 
 # --- building ------------------------------------------------------------------------------------------------
@@ -317,7 +369,10 @@ def test_names_become_safe_file_names_that_stay_apart() -> None:
     assert raw_file_name("nll_gold.law-1") == "raw/nll_gold.law-1.json"
     odd = [raw_file_name(name) for name in ("../x", "..\\x", "ä", "a b", "a/b", ".", "", "a?b")]
     assert len(set(odd)) == len(odd)
-    assert all(name.startswith("raw/") and name.isascii() and ".." not in name and name.count("/") == 1 for name in odd)
+    assert all(
+        name.startswith("raw/") and name.isascii() and ".." not in name and name.count("/") == 1
+        for name in odd
+    )
 
 
 def test_the_verifier_reads_canonical_json_as_it_is_written() -> None:

@@ -60,7 +60,9 @@ def test_a_gate_over_equal_models_fails_at_most_alpha_of_the_time(n: int, gates:
 
 def test_real_damage_fails_the_gate() -> None:
     rng = np.random.default_rng(3)
-    failed = sum(decide(*gate_over(rng, 200, wrong=0.15, nll=0.1), seed=run).status == "fail" for run in range(25))
+    failed = sum(
+        decide(*gate_over(rng, 200, wrong=0.15, nll=0.1), seed=run).status == "fail" for run in range(25)
+    )
     assert failed == 25
 
 
@@ -78,7 +80,9 @@ def test_a_healthy_candidate_passes_with_the_planned_power() -> None:
     for run in range(40):
         base = rng.lognormal(0.5, 0.8, 200)
         report = decide(
-            [spec("nll", non_inferior(0.05))], {"nll": continuous(base, base + rng.normal(0, 0.2, 200))}, seed=run
+            [spec("nll", non_inferior(0.05))],
+            {"nll": continuous(base, base + rng.normal(0, 0.2, 200))},
+            seed=run,
         )
         passed += report.status == "pass"
     assert passed >= stats.binom.ppf(0.0001, 40, 0.9)
@@ -100,8 +104,14 @@ def test_a_candidate_at_the_margin_passes_the_gate_at_most_alpha() -> None:
 
 @pytest.mark.parametrize(
     ("name", "n", "tolerated"),
-    [("normal", 20, 0.05), ("t3", 20, 0.05), ("exponential", 20, 0.05), ("lognormal", 20, 0.085),
-     ("exponential", 100, 0.05), ("lognormal", 100, 0.05)],
+    [
+        ("normal", 20, 0.05),
+        ("t3", 20, 0.05),
+        ("exponential", 20, 0.05),
+        ("lognormal", 20, 0.085),
+        ("exponential", 100, 0.05),
+        ("lognormal", 100, 0.05),
+    ],
 )
 def test_level_of_the_continuous_test_for_skewed_differences(name: str, n: int, tolerated: float) -> None:
     """One-sided errors at a nominal 5% when the truth is at the margin. Only the heaviest skew at n = 20 exceeds it

@@ -54,7 +54,9 @@ def test_tango_published_example() -> None:
     assert (round(low, 3), round(high, 3)) == (-0.517, -0.026)
 
 
-@pytest.mark.parametrize(("b", "c", "n", "delta"), [(9, 3, 60, 0.05), (0, 4, 30, 0.1), (5, 0, 40, -0.2), (0, 0, 25, 0.1)])
+@pytest.mark.parametrize(
+    ("b", "c", "n", "delta"), [(9, 3, 60, 0.05), (0, 4, 30, 0.1), (5, 0, 40, -0.2), (0, 0, 25, 0.1)]
+)
 def test_tango_score_is_the_definition(b: int, c: int, n: int, delta: float) -> None:
     """Constrained likelihood maximised numerically, then the difference over its standard error."""
 
@@ -81,7 +83,9 @@ def test_tango_limits_are_where_the_score_is_z(flips: tuple[int, int, int], leve
 
 
 @given(FLIPS, st.floats(0.01, 0.5), st.sampled_from([0.01, 0.05, 0.1]))
-def test_binary_intervals_and_p_values_agree(flips: tuple[int, int, int], margin: float, alpha: float) -> None:
+def test_binary_intervals_and_p_values_agree(
+    flips: tuple[int, int, int], margin: float, alpha: float
+) -> None:
     test = BinaryTest(*flips)
     if abs(test.upper(alpha) - margin) > 1e-9:
         assert (test.p_less(margin) <= alpha) == (test.upper(alpha) < margin)
@@ -137,7 +141,9 @@ def test_mean_intervals_and_p_values_agree(values: list[float], point: float, al
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=15), st.floats(0.1, 100), st.floats(-50, 50))
-def test_mean_test_follows_a_change_of_unit_and_origin(values: list[float], factor: float, shift: float) -> None:
+def test_mean_test_follows_a_change_of_unit_and_origin(
+    values: list[float], factor: float, shift: float
+) -> None:
     array = np.round(np.array(values), 2)
     if np.ptp(array) < 0.01:
         return

@@ -33,7 +33,9 @@ def outcomes(n: int, worse: float, better: float) -> list[tuple[float, int, int]
 @pytest.mark.parametrize(("n", "discordance", "margin"), [(50, 0.1, 0.1), (100, 0.2, 0.1), (150, 0.1, 0.05)])
 def test_binary_power_agrees_with_enumeration(n: int, discordance: float, margin: float) -> None:
     exact = sum(
-        p for p, b, c in outcomes(n, discordance / 2, discordance / 2) if BinaryTest(b, c, n).p_less(margin) <= 0.05
+        p
+        for p, b, c in outcomes(n, discordance / 2, discordance / 2)
+        if BinaryTest(b, c, n).p_less(margin) <= 0.05
     )
     assert paired_binary_power(n, discordance=discordance, margin=margin) == pytest.approx(exact, abs=0.06)
 
@@ -76,7 +78,11 @@ def test_items_needed_is_the_smallest_n_that_is_enough() -> None:
     assert paired_binary_power(n - 1, discordance=0.1, margin=0.05) < 0.8
     n = paired_continuous_n_needed(sd=0.2, margin=0.05)
     assert n is not None
-    assert paired_continuous_power(n, sd=0.2, margin=0.05) >= 0.8 > paired_continuous_power(n - 1, sd=0.2, margin=0.05)
+    assert (
+        paired_continuous_power(n, sd=0.2, margin=0.05)
+        >= 0.8
+        > paired_continuous_power(n - 1, sd=0.2, margin=0.05)
+    )
 
 
 def test_an_impossible_plan_has_no_number_of_items() -> None:

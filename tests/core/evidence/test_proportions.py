@@ -49,7 +49,9 @@ def test_rule_of_three_by_hand() -> None:
 
 
 @given(n=st.integers(1, 500), data=st.data(), level=st.floats(0.5, 0.99))
-def test_intervals_hold_the_share_and_are_never_of_width_zero(n: int, data: st.DataObject, level: float) -> None:
+def test_intervals_hold_the_share_and_are_never_of_width_zero(
+    n: int, data: st.DataObject, level: float
+) -> None:
     k = data.draw(st.integers(0, n))
     for interval in (wilson_interval(k, n, level=level), clopper_pearson_interval(k, n, level=level)):
         assert 0 <= interval.low <= k / n <= interval.high <= 1
@@ -65,7 +67,9 @@ def test_a_share_of_nothing_is_not_zero(interval: object) -> None:
         interval(0, 0)
 
 
-@pytest.mark.parametrize(("k", "n", "level"), [(-1, 5, 0.9), (6, 5, 0.9), (1.5, 5, 0.9), (1, 5, 0), (1, 5, 1)])
+@pytest.mark.parametrize(
+    ("k", "n", "level"), [(-1, 5, 0.9), (6, 5, 0.9), (1.5, 5, 0.9), (1, 5, 0), (1, 5, 1)]
+)
 def test_counts_and_levels_that_cannot_be_are_refused(k: float, n: int, level: float) -> None:
     with pytest.raises(ValueError, match=r"successes|level"):
         wilson_interval(k, n, level=level)  # type: ignore[arg-type]

@@ -21,7 +21,13 @@ from tests.core.evidence.cast import load_verifier
 
 def test_splitmix64_gives_the_reference_outputs() -> None:
     # Published with the reference implementation for seed 1234567.
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     assert splitmix64(1234567, 0, 5).tolist() == expected
     assert splitmix64(1234567, 3, 2).tolist() == expected[3:]
 
@@ -51,7 +57,9 @@ def test_same_seed_same_interval_other_seed_another() -> None:
 def test_bootstrap_agrees_with_scipy() -> None:
     values = np.random.default_rng(4).exponential(size=80)
     ours = bootstrap_interval(values, seed=1, resamples=9999)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 

@@ -26,7 +26,9 @@ RNG = np.random.default_rng(12)
 NLL = RNG.lognormal(0.5, 0.6, 200)
 
 
-def only(criterion: CriterionSpec, evidence: PairedSample | UnpairedMeasurement | None, **more: object) -> object:
+def only(
+    criterion: CriterionSpec, evidence: PairedSample | UnpairedMeasurement | None, **more: object
+) -> object:
     return decide([criterion], {criterion.key: evidence}, **more).criteria[0]  # type: ignore[arg-type]
 
 
@@ -68,13 +70,18 @@ def test_nll_verdicts(harm: float, status: str) -> None:
 
 @pytest.mark.parametrize(
     ("direction", "factor", "status"),
-    [("lower_is_better", 1.02, "pass"), ("lower_is_better", 1.3, "fail"),
-     ("higher_is_better", 0.98, "pass"), ("higher_is_better", 0.7, "fail")],
+    [
+        ("lower_is_better", 1.02, "pass"),
+        ("lower_is_better", 1.3, "fail"),
+        ("higher_is_better", 0.98, "pass"),
+        ("higher_is_better", 0.7, "fail"),
+    ],
 )
 def test_ratio_verdicts_are_in_shares_of_the_baseline(direction: str, factor: float, status: str) -> None:
     noise = np.random.default_rng(2).lognormal(0, 0.05, 200)
     report = only(
-        spec("latency", non_inferior(0.1, direction, "ratio"), metric="latency_ms"), continuous(NLL, NLL * factor * noise)
+        spec("latency", non_inferior(0.1, direction, "ratio"), metric="latency_ms"),
+        continuous(NLL, NLL * factor * noise),
     )
     assert report.status == status
     expected = abs(factor - 1)
@@ -90,8 +97,14 @@ def test_percentile_criterion_needs_enough_items() -> None:
 
 
 @pytest.mark.parametrize(
-    ("op", "value", "status"), [(">=", 0.4, "pass"), (">=", 0.5, "inconclusive"), (">=", 0.7, "fail"),
-                                ("<=", 0.7, "pass"), ("<=", 0.4, "fail")],
+    ("op", "value", "status"),
+    [
+        (">=", 0.4, "pass"),
+        (">=", 0.5, "inconclusive"),
+        (">=", 0.7, "fail"),
+        ("<=", 0.7, "pass"),
+        ("<=", 0.4, "fail"),
+    ],
 )
 def test_bound_on_a_share_is_decided_by_the_exact_interval(op: str, value: float, status: str) -> None:
     report = only(spec(rule=bound(op, value)), binary(0, 0, 200))
@@ -113,7 +126,11 @@ def test_bound_on_a_percentile_that_cannot_be_bounded_is_inconclusive() -> None:
         (UnpairedMeasurement(180, 150, 210, n=50), "fail", "above"),
         (UnpairedMeasurement(80), "inconclusive", "without an interval"),
         (UnpairedMeasurement(80, 75, 85, level=0.5), "inconclusive", "at 50%"),
-        (UnpairedMeasurement(80, stated=True, source="SOW 4.2"), "pass", "Stated, not measured (source: SOW 4.2)"),
+        (
+            UnpairedMeasurement(80, stated=True, source="SOW 4.2"),
+            "pass",
+            "Stated, not measured (source: SOW 4.2)",
+        ),
         (UnpairedMeasurement(math.nan, stated=True), "fail", "not a finite number"),
     ],
 )
@@ -174,7 +191,8 @@ def test_only_items_of_the_criterions_slice_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("age", "status"), [(6.9, "pass"), (7.1, "stale"), (None, "stale"), (math.nan, "stale"), (NOW - timedelta(days=8), "stale")]
+    ("age", "status"),
+    [(6.9, "pass"), (7.1, "stale"), (None, "stale"), (math.nan, "stale"), (NOW - timedelta(days=8), "stale")],
 )
 def test_evidence_expires(age: float | datetime | None, status: str) -> None:
     report = only(spec(max_age_days=7), binary(1, 1, 200), ages={"accuracy": age})
@@ -204,10 +222,17 @@ def test_changed_inputs_make_evidence_stale_and_say_why() -> None:
     ],
 )
 def test_gate_passes_only_when_every_blocking_criterion_passes(parts: dict[str, str], status: str) -> None:
-    evidence = {"good": binary(1, 1, 200), "bad": binary(50, 1, 200), "unclear": binary(12, 9, 200), "none": None}
+    evidence = {
+        "good": binary(1, 1, 200),
+        "bad": binary(50, 1, 200),
+        "unclear": binary(12, 9, 200),
+        "none": None,
+    }
     report = decide([spec(key, severity=severity) for key, severity in parts.items()], evidence)
     assert report.status == status
-    assert all(key.capitalize() in report.sentence for key in parts if key in ("bad", "none") and status == "fail")
+    assert all(
+        key.capitalize() in report.sentence for key in parts if key in ("bad", "none") and status == "fail"
+    )
 
 
 def test_holm_spares_a_gate_one_unlucky_criterion() -> None:
@@ -224,9 +249,21 @@ def test_a_regression_explains_itself() -> None:
     slices = ["law"] * 30 + ["medicine"] * 170
     report = only(spec(owner_role="engineer"), binary(30, 4, 200, slices=slices))
     for words in (
-        "regression", "on piqa", "against", "200 paired items", "13.0 points worse", "90% interval", "margin of 5.0 points",
-        "after Holm", "Power at the margin", "planned 80%", "Worst slice: law (100.0 points worse, n=30",
-        "30 items turned worse and 4 better", "item-0", "“rollback-model”", "engineer",
+        "regression",
+        "on piqa",
+        "against",
+        "200 paired items",
+        "13.0 points worse",
+        "90% interval",
+        "margin of 5.0 points",
+        "after Holm",
+        "Power at the margin",
+        "planned 80%",
+        "Worst slice: law (100.0 points worse, n=30",
+        "30 items turned worse and 4 better",
+        "item-0",
+        "“rollback-model”",
+        "engineer",
     ):
         assert words in report.sentence
     assert report.attribution["slices"][0]["slice"] == "law"
@@ -260,15 +297,23 @@ VALUES = st.one_of(st.none(), st.floats(), st.sampled_from([0.0, 1.0, 5e-324, 1e
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.tuples(VALUES, VALUES), max_size=8),
-    st.sampled_from([
-        non_inferior(0.1), non_inferior(0.1, scale="ratio"), non_inferior(0.5, "higher_is_better", "ratio"),
-        bound("<=", 1), bound(">=", 0, statistic="p50"), non_inferior(1e-9, statistic="p50"),
-    ]),
+    st.sampled_from(
+        [
+            non_inferior(0.1),
+            non_inferior(0.1, scale="ratio"),
+            non_inferior(0.5, "higher_is_better", "ratio"),
+            bound("<=", 1),
+            bound(">=", 0, statistic="p50"),
+            non_inferior(1e-9, statistic="p50"),
+        ]
+    ),
     st.booleans(),
 )
 def test_no_evidence_whatever_crashes_a_gate(pairs: list, rule: dict, clustered: bool) -> None:
     sample = continuous(
-        [a for a, _ in pairs], [b for _, b in pairs], clusters=[str(i // 2) for i in range(len(pairs))] if clustered else None
+        [a for a, _ in pairs],
+        [b for _, b in pairs],
+        clusters=[str(i // 2) for i in range(len(pairs))] if clustered else None,
     )
     report = decide([spec(rule=rule, metric="nll_gold")], {"accuracy": sample}, resamples=199)
     json.dumps(report.to_dict(), allow_nan=False)
@@ -311,7 +356,7 @@ def test_a_criterion_that_makes_no_sense_is_refused_by_name(fields: dict, says: 
         (lambda: PairedSample(["a"], [1.0], [1.0], clusters=[]), "clusters"),
         (lambda: PairedSample(["a"], [1.0], [1.0], kind="odd"), "kind"),
         (lambda: decide([spec(), spec()], {}), "share a key"),
-        (lambda: decide_gate([], {}, now=datetime(2026, 1, 1), ages={}, seed=1), "time zone"),  # noqa: DTZ001
+        (lambda: decide_gate([], {}, now=datetime(2026, 1, 1), ages={}, seed=1), "time zone"),
     ],
 )
 def test_programmers_mistakes_are_refused(make: object, says: str) -> None:
@@ -335,8 +380,12 @@ def test_specs_and_samples_survive_json(seed: int) -> None:
 
 
 def waiver(criterion: str = "bad", **more: object) -> Waiver:
-    fields = {"reason": "Known, fixed in 1.3", "expires_at": NOW + timedelta(days=3), "approved_by": "bob",
-              "requested_by": "alice"}
+    fields = {
+        "reason": "Known, fixed in 1.3",
+        "expires_at": NOW + timedelta(days=3),
+        "approved_by": "bob",
+        "requested_by": "alice",
+    }
     return Waiver(criterion=criterion, **{**fields, **more})  # type: ignore[arg-type]
 
 

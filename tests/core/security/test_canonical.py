@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from core.security.canonical import CanonicalError, canonical_bytes, digest
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -32,7 +36,7 @@ JSON = st.recursive(
         (0.1, "0.1"),
         (1e-7, "1e-07"),
         (2**63, "9223372036854775808"),
-        ("é\n\"\\\x1f/", '"é\\n\\"\\\\\\u001f/"'),
+        ('é\n"\\\x1f/', '"é\\n\\"\\\\\\u001f/"'),
         (np.float64(0.5), "0.5"),
         ({}, "{}"),
     ],

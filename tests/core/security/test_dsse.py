@@ -38,7 +38,10 @@ def test_pae_is_as_the_protocol_shows() -> None:
 
 def test_what_was_signed_is_what_comes_back() -> None:
     envelope = envelope_create(b"payload", "text/x", ALICE, BOB)
-    assert envelope_verify(envelope, TRUSTED, payload_type="text/x") == (b"payload", [keyid_of(ALICE), keyid_of(BOB)])
+    assert envelope_verify(envelope, TRUSTED, payload_type="text/x") == (
+        b"payload",
+        [keyid_of(ALICE), keyid_of(BOB)],
+    )
     assert envelope_payload(envelope) == b"payload"
 
 
@@ -103,12 +106,14 @@ def test_the_verifiers_ed25519_agrees_with_the_library(message: bytes, seed: byt
     ("public", "message", "signature"),
     [
         (
-            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", "",
+            "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+            "",
             "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b"
             "d25bf5f0595bbe24655141438e7a100b",
         ),
         (
-            "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "72",
+            "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+            "72",
             "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c"
             "387b2eaeb4302aeeb00d291612bb0c00",
         ),
