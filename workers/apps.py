@@ -1,3 +1,4 @@
+from celery.signals import worker_shutting_down
 from django.apps import AppConfig
 
 
@@ -11,3 +12,11 @@ class WorkersConfig(AppConfig):
         from workers.schedule import SCHEDULE
 
         app.conf.beat_schedule = {**(app.conf.beat_schedule or {}), **SCHEDULE}
+        worker_shutting_down.connect(_hand_runs_back, dispatch_uid="workers.hand-runs-back")
+
+
+def _hand_runs_back(**_: object) -> None:
+    """A worker told to stop gives its run back after the present batch, so that another goes on at once."""
+    from core.evidence import services
+
+    services.stopping.set()

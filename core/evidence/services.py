@@ -49,6 +49,14 @@ MESSAGE_LOST_AFTER_MAX_S = 3600
 _DETAIL_CHARS = 8000
 
 
+# Set when this process is told to stop: runs go back to the queue after their present batch.
+stopping = threading.Event()
+
+
+class _Stopping(BaseException):
+    """This process is being stopped."""
+
+
 class RunCreated(NamedTuple):
     """The run, and whether this call made it (False: a live or finished run of the same plan was there)."""
 
@@ -195,7 +203,7 @@ def run_execute(*, run_id: str | uuid.UUID) -> str:
 
     Safe to call any number of times, at the same time, anywhere: only the holder of the lease works, items
     already stored are skipped, and a finished run is left alone. Answers: "succeeded", "failed", "cancelled",
-    "nothing to do" (finished, or another worker has it), "lease lost".
+    "nothing to do" (finished, or another worker has it), "lease lost", "handed back" (this process is stopping).
 
     Raises RunNotFound; and OperationalError or InterfaceError when the database goes away, in which case the
     lease runs out and the scheduler queues the run again.
@@ -214,6 +222,9 @@ def run_execute(*, run_id: str | uuid.UUID) -> str:
         raise
     except Exception as error:
         return _fail(lease, error)
+    except _Stopping:
+        _lease_release(lease)
+        return "handed back"
     except BaseException:
         # The process is told to stop: hand the run back now instead of letting the lease run out.
         _lease_release(lease)
@@ -349,6 +360,8 @@ def _execute(lease: _Lease, heartbeat: _Heartbeat) -> str:
         for batch in session.execute(done):
             if _batch_store(lease, batch) or (heartbeat.lost and _is_lost(lease)):
                 return _cancelled(lease)
+            if stopping.is_set():
+                raise _Stopping
         stored = stored_results(run)
         if len(stored) != run.total_items:
             raise ExecutorFailure(
