@@ -367,8 +367,7 @@ def _check_loads(directory: Path) -> list[str]:
     if wanted > stored * 1.1 + 1024:
         raise ModelRefused(
             f"config.json describes {wanted:,} parameters, but the files hold {stored:,}. Some weights are "
-            "missing, "
-            "or the configuration belongs to another model."
+            "missing, or the configuration belongs to another model."
         )
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -515,6 +514,7 @@ class ModelStore:
         with self._workspace() as tmp:
             for file in files:
                 _take(file, tmp / file.name, move=move)
+            _complete_index(tmp)
             # Everything from here looks at our copy, so a file changed meanwhile cannot slip through.
             weights = _weight_files(tmp)
             config = _read_json(tmp / "config.json")
@@ -614,6 +614,13 @@ def _take(source: Path, target: Path, *, move: bool) -> None:
         os.link(source, target)
     else:
         shutil.copyfile(source, target)
+
+
+def _complete_index(directory: Path) -> None:
+    """transformers insists on a metadata entry in the shard index, which the format leaves free."""
+    index = directory / "model.safetensors.index.json"
+    if index.exists() and "metadata" not in (data := _read_json(index)):
+        index.write_text(json.dumps({"metadata": {}, **data}), encoding="utf-8")
 
 
 def _whole(value: object) -> int:
