@@ -101,7 +101,6 @@ MIDDLEWARE = [
     "django_htmx.middleware.HtmxMiddleware",
     "tenants.accounts.middleware.ActorMiddleware",
     "auditlog.middleware.AuditlogMiddleware",
-    "core.ui.middleware.TimeZoneMiddleware",
     "core.ui.middleware.DomainErrorMiddleware",
     "axes.middleware.AxesMiddleware",
 ]

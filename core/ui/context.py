@@ -93,9 +93,10 @@ class Ui:
     def links(self) -> dict[str, str | None]:
         """Addresses the frame needs; None where this site has no such page."""
         return {
-            "home": resolve_first("home", "tenants:home") or "/",
+            "home": resolve_first("home") or "/",
             "sign_in": resolve_first("accounts:sign_in"),
             "sign_out": resolve_first("accounts:sign_out"),
+            "profile": resolve_first("accounts:profile"),
             "password": resolve_first("accounts:password_change"),
             "jobs": resolve_first("inference:running_jobs") if can("run.view") else None,
             "components": resolve_first("ui:components")

@@ -1,14 +1,11 @@
-"""Refusals become pages with the right status; times are shown in the person's own zone."""
+"""Refusals become pages, fragments or problem documents with the right status."""
 
 from __future__ import annotations
 
-import zoneinfo
 from collections.abc import Callable
-from urllib.parse import unquote
 
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.utils import timezone
 
 from core.errors import DomainError
 from core.ui.views import error_page
@@ -50,25 +47,3 @@ def domain_error_response(request: HttpRequest, error: DomainError) -> HttpRespo
         }
         return JsonResponse(body, status=error.status, content_type="application/problem+json")
     return error_page(request, error.status, error.message, title=error.title, fields=error.fields)
-
-
-class TimeZoneMiddleware:
-    """Activates the person's zone: the one stored with the user, else the browser's (cookie `tz`), else the
-    server's."""
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        name = getattr(getattr(request, "user", None), "time_zone", "") or unquote(
-            request.COOKIES.get("tz", "")
-        )
-        try:
-            # The name comes from a cookie: only names of the zone database pass, never a path.
-            zone = zoneinfo.ZoneInfo(name) if name and len(name) < 64 else None
-        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            zone = None
-        if zone is None:
-            return self.get_response(request)
-        with timezone.override(zone):
-            return self.get_response(request)

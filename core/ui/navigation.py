@@ -41,7 +41,7 @@ ROOMS: Final[tuple[Room, ...]] = (
     Room(
         "",
         (
-            Item("Home", "house", ("home", "tenants:home"), key="h"),
+            Item("Home", "house", ("home",), key="h"),
             Item("Releases", "package", ("inference:release_list",), "release.view", key="r"),
         ),
     ),
@@ -52,9 +52,7 @@ ROOMS: Final[tuple[Room, ...]] = (
             Item("Compare", "git-compare", ("inference:compare",), "release.view", key="c"),
             Item("Datasets", "database", ("inference:dataset_list",), "dataset.view", key="d"),
             Item("Models", "box", ("inference:model_list",), "model.view", key="m"),
-            Item(
-                "Gates", "list-checks", ("inference:gate_list", "governance:gate_list"), "gate.view", key="a"
-            ),
+            Item("Gates", "list-checks", ("inference:gate_list",), "gate.view", key="a"),
         ),
     ),
     Room(
@@ -65,13 +63,19 @@ ROOMS: Final[tuple[Room, ...]] = (
             Item(
                 "Audit",
                 "scroll-text",
-                ("audit:explorer", "audit:entry_list", "audit:list"),
+                ("audit:event_list",),
                 "audit.view",
                 key="l",
             ),
         ),
     ),
-    Room("Pilots", (Item("Pilots", "handshake", ("pilots:pilot_list",), "pilot.view", key="p"),)),
+    Room(
+        "Pilots",
+        (
+            Item("Pilots", "handshake", ("pilots:pilot_list",), "pilot.view", key="p"),
+            Item("My pilot", "gauge", ("pilots:scorecard",), "scorecard.own", key="s"),
+        ),
+    ),
     Room(
         "IP",
         (Item("Patent applications", "file-badge", ("ip_portfolio:application_list",), "ip.view", key="i"),),
@@ -79,10 +83,10 @@ ROOMS: Final[tuple[Room, ...]] = (
     Room(
         "Admin",
         (
-            Item("Tenants", "building", ("tenants:tenant_list",), "tenant.manage", key="t"),
+            Item("Tenants", "building", ("tenants:tenant_list",), "tenant.view", key="t"),
             Item("Users", "users", ("accounts:user_list",), "user.view"),
-            Item("API keys", "key-round", ("accounts:key_list", "accounts:api_key_list"), "key.manage"),
-            Item("API reference", "braces", ("api:docs", "docs", "api_docs")),
+            Item("API keys", "key-round", ("accounts:key_list",), "key.view"),
+            Item("API reference", "braces", ("api:docs",)),
         ),
     ),
 )

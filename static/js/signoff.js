@@ -12,12 +12,7 @@
   };
   const quiet = matchMedia("(prefers-reduced-motion: reduce)");
 
-  // ------------------------------------------------------------------ time zone and theme
-  try {
-    const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-    if (zone && !document.cookie.includes(`tz=${encodeURIComponent(zone)}`)) cookie("tz", zone);
-  } catch { /* an old browser keeps the server's zone */ }
-
+  // ------------------------------------------------------------------ theme
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const themeNow = () => {
     const chosen = root.dataset.theme;

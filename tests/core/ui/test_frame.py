@@ -1,21 +1,19 @@
-"""Navigation, errors, search, theme and time zone: what every page relies on."""
+"""Navigation, errors, search and theme: what every page relies on."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
 from django.contrib.staticfiles import finders
 from django.http import HttpResponse
 from django.test import RequestFactory
-from django.utils import timezone
 
 from core.errors import Conflict
 from core.ui import palette, views
 from core.ui.context import Allowed, Ui
 from core.ui.finders import ASSETS, WheelAssetsFinder, plotly_style_id
-from core.ui.middleware import DomainErrorMiddleware, TimeZoneMiddleware, domain_error_response
+from core.ui.middleware import DomainErrorMiddleware, domain_error_response
 from core.ui.navigation import ROOMS, navigation
 
 
@@ -148,7 +146,7 @@ def test_search_asks_anonymous_visitors_to_sign_in(make_request, settings) -> No
     assert views.search(make_request("/_search/?q=x", role="")).status_code == 302
 
 
-# ------------------------------------------------------------------ theme and time
+# ------------------------------------------------------------------ theme
 
 
 @pytest.mark.parametrize(
@@ -171,27 +169,6 @@ def test_page_carries_the_theme_so_that_nothing_flashes(make_request, cookie: st
     request = make_request("/_shortcuts/", HTTP_COOKIE=f"theme={cookie}")
     html = views.shortcuts(request).content.decode()
     assert f'data-theme="{cookie if cookie == "dark" else "auto"}"' in html
-
-
-@pytest.mark.parametrize(
-    ("cookie", "zone"),
-    [("Europe/Berlin", "Europe/Berlin"), ("../../etc/passwd", "UTC"), ("No/Where", "UTC"), ("", "UTC")],
-)
-def test_times_are_in_the_browsers_zone_and_a_bad_name_is_ignored(cookie: str, zone: str) -> None:
-    seen = []
-    request = RequestFactory().get("/", HTTP_COOKIE=f'tz="{cookie}"')
-    request.user = AnonymousUser()
-    TimeZoneMiddleware(lambda r: seen.append(timezone.get_current_timezone_name()) or HttpResponse())(request)
-    assert seen == [zone]
-    assert timezone.get_current_timezone_name() == "UTC", "the next request starts afresh"
-
-
-def test_time_zone_cookie_as_the_script_writes_it() -> None:
-    seen = []
-    request = RequestFactory().get("/", HTTP_COOKIE="tz=Europe%2FBerlin")
-    request.user = AnonymousUser()
-    TimeZoneMiddleware(lambda r: seen.append(timezone.get_current_timezone_name()) or HttpResponse())(request)
-    assert seen == ["Europe/Berlin"]
 
 
 # ------------------------------------------------------------------ front-end assets
