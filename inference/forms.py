@@ -184,12 +184,12 @@ class GateForm(forms.Form):
     slug = forms.SlugField(max_length=80, label="Short name", help_text="For addresses and commands.")
     description = forms.CharField(required=False, widget=forms.Textarea(attrs={"rows": 2}))
     alpha = forms.FloatField(
-        min_value=0.0001,
-        max_value=0.4999,
+        min_value=0.0005,
+        max_value=0.25,
         initial=0.05,
-        label="Alpha of the gate",
-        help_text="Chance that a candidate with no loss is called worse anywhere in the gate; Holm's "
-        "correction holds it across all criteria.",
+        label="Alpha",
+        help_text="For criteria that name none: the chance to pass a candidate that is worse by the whole margin, "
+        "and, held by Holm's correction over the gate, to fail one that is no worse.",
     )
 
 
@@ -233,7 +233,7 @@ class CriterionForm(forms.Form):
         min_value=0, initial=200, label="Items", help_text="0 for all items of the test split."
     )
     slice = forms.CharField(max_length=80, required=False, help_text="Empty for all items.")
-    alpha = forms.FloatField(min_value=0.0001, max_value=0.4999, initial=0.05)
+    alpha = forms.FloatField(min_value=0.0005, max_value=0.25, required=False, help_text="Empty for the gate's.")
     power = forms.FloatField(min_value=0.01, max_value=0.9999, initial=0.8, label="Power wanted")
     area = forms.ChoiceField(choices=words(AREAS))
     max_age_days = forms.IntegerField(

@@ -215,7 +215,7 @@ def criterion_key(metric: str, dataset: str, slice_name: str, statistic: str, ki
 
 
 def criteria_clean(
-    criteria: Any, *, datasets: Mapping[str, str]
+    criteria: Any, *, datasets: Mapping[str, str], alpha: float = 0.05
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Check and complete a list of criteria.
 
@@ -223,6 +223,7 @@ def criteria_clean(
         criteria: list of objects with the fields of `FIELDS`; `metric` and `rule` are needed, the rest have
             defaults (docs/design/gates.md).
         datasets: slug to kind of every dataset that exists.
+        alpha: of criteria that name none.
     Returns:
         the canonical criteria (each with every field), and messages keyed by `criteria.<index>.<field>`; the
         first is meaningless when there are messages.
@@ -270,7 +271,7 @@ def criteria_clean(
         if len(slice_name) > 80:
             refuse("slice", "The name of a slice has at most 80 characters.")
         values = {
-            "alpha": (_number(raw.get("alpha", 0.05)), 0.0005, 0.25),
+            "alpha": (_number(alpha if raw.get("alpha") in (None, "") else raw["alpha"]), 0.0005, 0.25),
             "power": (_number(raw.get("power", 0.8)), 0.01, 0.9999),
         }
         for field, (number, low, high) in values.items():

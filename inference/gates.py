@@ -168,12 +168,13 @@ def _content_clean(*, slug: str, title: str, criteria: Any, description: str, al
         level = float(alpha)
     except (TypeError, ValueError):
         level = math.nan
-    if not 0 < level < 0.5:
-        errors["alpha"] = [f"Must lie between 0 and 0.5, got {alpha!r}."]
+    if not 0.0005 <= level <= 0.25:
+        errors["alpha"] = [f"Must lie between 0.0005 and 0.25, got {alpha!r}."]
     datasets = dict(Dataset.objects.values_list("slug", "kind"))
     cleaned, criterion_errors = criteria_clean(
         list(criteria) if isinstance(criteria, Sequence) and not isinstance(criteria, str) else criteria,
         datasets=datasets,
+        alpha=level,
     )
     errors.update(criterion_errors)
     if errors:

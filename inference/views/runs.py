@@ -47,6 +47,16 @@ STATUS_VARIANTS = {
     "failed": "fail",
     "cancelled": "outline",
 }
+# Facts of the environment shown first.
+FACTS = (
+    ("engine", "Engine"),
+    ("dtype", "Numbers"),
+    ("device", "Device"),
+    ("cpu_model", "Processor"),
+    ("threads", "Threads"),
+    ("torch", "torch"),
+    ("transformers", "transformers"),
+)
 STATUS_ICONS = {
     "queued": "clock",
     "running": "loader",
@@ -142,6 +152,7 @@ def run_detail(request: HttpRequest, pk: uuid.UUID) -> HttpResponseBase:
         "run": run,
         "items": table,
         "release": Release.objects.filter(digest=run.subject_digest).order_by("-created_at").first(),
+        "environment": [(words, run.environment[name]) for name, words in FACTS if run.environment.get(name)],
         "crumbs": [("Runs", reverse("inference:run_list"))],
         **_live(run),
     }
