@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from core.audit.services import audit_record
 from core.security.permissions import require
@@ -47,10 +47,10 @@ def _checked(application: PatentApplication) -> PatentApplication:
         application.full_clean()
     except ValidationError as error:
         for name, messages in error.message_dict.items():
-            key = name
-            if name == "__all__":
-                key = "filing_date"
-            fields.setdefault(key, []).extend(messages)
+            for message in messages:
+                # Constraints over several columns name no field: the one to look at follows from the sentence.
+                key = ("docket_number" if "docket" in message else "filing_date") if name == "__all__" else name
+                fields.setdefault(key, []).append(message)
     if fields:
         raise ApplicationInvalid("Some details of the application need attention.", fields=fields)
     return application
@@ -70,7 +70,14 @@ def application_create(**details: Any) -> PatentApplication:
     require("ip.edit")
     _known(details)
     application = PatentApplication(**{**details, "inventors": _names(details.get("inventors", []))})
-    _checked(application).save()
+    try:
+        with transaction.atomic():
+            _checked(application).save()
+    except IntegrityError as error:
+        raise ApplicationInvalid(
+            "Some details of the application need attention.",
+            fields={"docket_number": ["Somebody just added an application with this docket number."]},
+        ) from error
     audit_record(
         "patent.added", target=application, data={"jurisdiction": application.jurisdiction, "status": application.status}
     )
