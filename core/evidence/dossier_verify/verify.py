@@ -1025,6 +1025,48 @@ def check_gate(
     )
 
 
+def check_summary(dossier: Dict[str, Any], findings: Findings) -> None:
+    """The section ``verdict`` (as it counted when it was signed) must follow from the gate report and the waivers.
+
+    It may be stale where the report is not: time and changed inputs make it so, and the reasons are in it. It may
+    never be better than the report, and with waivers only as good as the criteria nobody waived.
+    """
+    summary, report = dossier.get("verdict"), dossier.get("gate_report")
+    if not isinstance(summary, dict):
+        return
+    says, waived = summary["without_waivers"], set(summary["waived"])
+    if report is None:
+        if says != "not_run" or summary["with_waivers"] != "not_run":
+            findings.problem("dossier.json", "has no gate report, yet says the gate is %s" % says)
+        return
+    if says != report["status"] and not (says == "stale" and summary["stale_because"]):
+        findings.problem(
+            "dossier.json", "the verdict is %s, its gate report says %s" % (says, report["status"])
+        )
+    if not waived <= {waiver["criterion"] for waiver in dossier.get("waivers") or []}:
+        findings.problem("dossier.json", "waives %s without a waiver" % ", ".join(sorted(waived)))
+    left = [
+        one["status"]
+        for one in report["criteria"]
+        if one["severity"] == "blocking" and one["key"] not in waived
+    ]
+    blocking = any(one["severity"] == "blocking" for one in report["criteria"])
+    if says == "stale":
+        possible = {"stale"}
+    elif all(status == "pass" for status in left):
+        possible = {"pass" if blocking else "not_run"}
+    else:
+        possible = {"fail"} if "fail" in left else {status for status in left if status != "pass"}
+    if summary["with_waivers"] not in possible:
+        findings.problem(
+            "dossier.json",
+            "with waivers the gate can only be %s, the dossier says %s"
+            % (" or ".join(sorted(possible)), summary["with_waivers"]),
+        )
+    if findings.facts["gates"]:
+        findings.facts["gates"][0].update(status=says, status_with_waivers=summary["with_waivers"])
+
+
 def check_gates(dossier: Dict[str, Any], raws: Dict[str, Any], findings: Findings) -> None:
     """Every gate of the dossier: ``gate`` with ``gate_report``, or a list ``gates`` of both."""
     found = list(dossier.get("gates") or [])
@@ -1051,6 +1093,12 @@ def check_gates(dossier: Dict[str, Any], raws: Dict[str, Any], findings: Finding
             findings.problem(
                 "dossier.json", "%s cannot be recomputed (%s: %s)" % (name, type(error).__name__, error)
             )
+    try:
+        check_summary(dossier, findings)
+    except (KeyError, TypeError, AttributeError) as error:
+        findings.problem(
+            "dossier.json", "its verdict cannot be read (%s: %s)" % (type(error).__name__, error)
+        )
 
 
 # --- the whole ----------------------------------------------------------------------------------------------

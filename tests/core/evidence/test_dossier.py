@@ -137,6 +137,37 @@ def test_a_dossier_may_hold_several_gates(tmp_path: Path) -> None:
     assert any("by its raw numbers, the dossier says" in text for _, text in found)
 
 
+@pytest.mark.parametrize(
+    ("summary", "says"),
+    [
+        ({}, ""),
+        (
+            {"without_waivers": "stale", "with_waivers": "stale", "stale_because": ["The dataset changed."]},
+            "",
+        ),
+        ({"without_waivers": "stale", "with_waivers": "stale"}, "the verdict is stale"),
+        ({"without_waivers": "pass"}, "its gate report says fail"),
+        ({"with_waivers": "pass"}, "can only be inconclusive"),
+        ({"waived": []}, "can only be fail"),
+        ({"waived": ["nll", "accuracy"], "with_waivers": "pass"}, "waives accuracy, nll without a waiver"),
+        ({"waived": None}, "cannot be read"),
+    ],
+)
+def test_the_verdict_shown_must_follow_from_the_report_and_the_waivers(
+    summary: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    dossier, raw, _ = small()
+    dossier["verdict"] = {
+        "without_waivers": "fail",
+        "with_waivers": "inconclusive",
+        "stale_because": [],
+        "waived": ["nll"],
+        **summary,
+    }
+    found = problems(archive_of(dossier, raw, digest(dossier)), tmp_path / "d.zip")
+    assert bool(found) == bool(says) and says in " ".join(text for _, text in found)
+
+
 def test_unsigned_and_often_signed_dossiers_are_valid(tmp_path: Path) -> None:
     for count in (0, 12):
         assert problems(archive_of(*SMALL, signatures=count), tmp_path / "d.zip") == []
