@@ -65,7 +65,9 @@ def test_every_endpoint_declares_an_action_for_each_method() -> None:
         found = list(endpoints(urlconf))
         assert found
         for path, view in found:
-            methods = {name.upper() for name in ("get", "post", "put", "patch", "delete") if hasattr(view, name)}
+            methods = {
+                name.upper() for name in ("get", "post", "put", "patch", "delete") if hasattr(view, name)
+            }
             assert methods <= set(view.actions), (path, methods)
 
 
@@ -129,8 +131,14 @@ def test_an_idempotency_key_is_for_one_request(client: Any, api_key: Any) -> Non
 
 def test_a_refused_post_leaves_its_key_free(client: Any, api_key: Any) -> None:
     key = api_key("product.edit")
-    assert call(client, "POST", "/products/", key, {"slug": "?", "name": ""}, idempotency_key="k").status_code == 422
-    assert call(client, "POST", "/products/", key, {"slug": "ok", "name": "Ok"}, idempotency_key="k").status_code == 201
+    assert (
+        call(client, "POST", "/products/", key, {"slug": "?", "name": ""}, idempotency_key="k").status_code
+        == 422
+    )
+    assert (
+        call(client, "POST", "/products/", key, {"slug": "ok", "name": "Ok"}, idempotency_key="k").status_code
+        == 201
+    )
 
 
 def test_an_edit_needs_the_version_it_edits(client: Any, api_key: Any) -> None:
@@ -152,7 +160,8 @@ def test_an_unchanged_object_is_not_sent_again(client: Any, api_key: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    "body", ['{"slug": "a\\u0000b", "name": "x"}', '{"slug": NaN}', '{"a": 1, "a": 2}', "[", '"\\ud800"', "\xff"]
+    "body",
+    ['{"slug": "a\\u0000b", "name": "x"}', '{"slug": NaN}', '{"a": 1, "a": 2}', "[", '"\\ud800"', "\xff"],
 )
 def test_bodies_nobody_can_mean_are_a_400(client: Any, api_key: Any, body: str) -> None:
     answer = client.generic(
@@ -167,7 +176,9 @@ def test_bodies_nobody_can_mean_are_a_400(client: Any, api_key: Any, body: str) 
 
 
 def test_a_typing_error_in_a_field_name_is_noticed(client: Any, api_key: Any) -> None:
-    answer = call(client, "POST", "/products/", api_key("product.edit"), {"slug": "a", "nmae": "x", "name": "y"})
+    answer = call(
+        client, "POST", "/products/", api_key("product.edit"), {"slug": "a", "nmae": "x", "name": "y"}
+    )
     assert answer.status_code == 422 and "nmae" in answer.json()["fields"]
 
 
