@@ -140,7 +140,8 @@ class Table:
         self.has_csv = csv
         self._prefix = f"{name}-" if name else ""
         self._default_sort = default_sort
-        self.query = self._get("q").strip()[:200]
+        # The database refuses NUL in text.
+        self.query = self._get("q").replace("\x00", "").strip()[:200]
         for option in self.filters:
             chosen = self.chosen(option)
             if chosen:
