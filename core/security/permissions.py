@@ -58,9 +58,9 @@ def _evaluate(document: Mapping[str, object]) -> bool:
 
 # Decisions depend only on these attributes, so they are cached on them (an evaluation takes about a millisecond).
 @functools.lru_cache(maxsize=4096)
-def _decide(kind: str, roles: tuple[str, ...], scopes: tuple[str, ...], action: str) -> bool:
+def _decide(kind: str, roles: tuple[str, ...], scopes: tuple[str, ...], action: str, public: bool) -> bool:
     try:
-        return _evaluate({"kind": kind, "roles": roles, "scopes": scopes, "action": action})
+        return _evaluate({"kind": kind, "roles": roles, "scopes": scopes, "action": action, "public": public})
     except Exception:
         # An engine error denies; the log says which question failed.
         logger.exception("permission engine failed", extra={"action": action, "kind": kind})
@@ -75,7 +75,9 @@ def decide(actor: Actor, action: str, resource: Mapping[str, object] | None = No
     schema = (resource or {}).get("schema")
     if schema is not None and actor.kind != "system" and actor.schema != schema:
         decision = Decision(False, "The object belongs to another tenant.")
-    elif _decide(actor.kind, tuple(sorted(actor.roles)), tuple(sorted(actor.scopes)), action):
+    elif _decide(
+        actor.kind, tuple(sorted(actor.roles)), tuple(sorted(actor.scopes)), action, actor.schema == "public"
+    ):
         decision = Decision(True, "granted")
     else:
         decision = Decision(False, _denial(actor, action))

@@ -1,6 +1,6 @@
 package signoff.permissions
 
-# Who may do what. Default deny. `input` is {kind, roles, scopes, action, resource}.
+# Who may do what. Default deny. `input` is {kind, roles, scopes, action, public}.
 # Actions are "<noun>.<verb>"; data.roles and data.nouns come from permissions_data.json.
 
 default allow := false
@@ -31,6 +31,15 @@ allow if {
 	matches(grant, input.action)
 	not data.person_only[input.action]
 	not data.operator_only[input.action]
+}
+
+# A key of the operators' site manages tenants, as operators do.
+allow if {
+	input.kind == "api_key"
+	input.public
+	some grant in input.scopes
+	matches(grant, input.action)
+	not data.person_only[input.action]
 }
 
 matches(grant, action) if {

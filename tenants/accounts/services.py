@@ -262,12 +262,13 @@ def scope_choices() -> list[str]:
     Taken from the policy's own data, so that an action added there can be given to a key here.
     """
     data = json.loads((Path(core.security.__path__[0]) / "permissions_data.json").read_text())
-    person_only, operator_only = set(data["person_only"]), set(data["operator_only"])
+    # A key of the operators' site may hold what operators may do, one of a tenant what its roles may do.
+    refused = set(data["person_only"]) | (set() if _in_public() else set(data["operator_only"]))
     actions: set[str] = set()
     for role, grants in data["roles"].items():
-        if role != "operator":
+        if (role == "operator") == _in_public():
             actions |= {grant for grant in grants if "*" not in grant}
-    actions -= person_only | operator_only
+    actions -= refused
     return sorted(actions | {f"{action.split('.')[0]}.*" for action in actions} | {"*.view"})
 
 
