@@ -98,7 +98,12 @@ def deadlines_of(
         )
         found.append(
             Deadline(
-                "priority_year", "Priority year ends", due, next_working_day(due), "Paris Convention Art. 4C; 35 USC 119", what
+                "priority_year",
+                "Priority year ends",
+                due,
+                next_working_day(due),
+                "Paris Convention Art. 4C; 35 USC 119",
+                what,
             )
         )
     if jurisdiction == "PCT" and filing_date is not None:

@@ -18,7 +18,7 @@ class InventorsField(forms.CharField):
         return "\n".join(value) if isinstance(value, (list, tuple)) else value
 
     def to_python(self, value: Any) -> Any:
-        text = super().to_python(value)
+        text = super().to_python(value) or ""
         return [line.strip() for line in text.splitlines() if line.strip()]
 
     def clean(self, value: Any) -> Any:
@@ -55,7 +55,7 @@ class ApplicationForm(forms.ModelForm):  # type: ignore[type-arg]
         help_texts = {
             "docket_number": "Your own number, for instance SGN-0012-US.",
             "made_in": "Country code of two letters. For US inventions the licence to file abroad matters.",
-            "priority_date": "Filing date of the earliest application whose priority is claimed; empty for a first filing.",
+            "priority_date": "Filing date of the earliest application whose priority is claimed; empty when none is.",
         }
         widgets = {
             "title": forms.Textarea(attrs={"rows": 2}),
@@ -74,4 +74,6 @@ class ApplicationForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def details(self) -> dict[str, Any]:
         """Valid values for the service."""
-        return {name: self.cleaned_data[name] for name in self._meta.fields or [] if name in self.cleaned_data}
+        return {
+            name: self.cleaned_data[name] for name in self._meta.fields or [] if name in self.cleaned_data
+        }

@@ -47,7 +47,10 @@ class PatentApplication(models.Model):
     inventors = ArrayField(models.CharField(max_length=120), default=list, blank=True)
     # Country in which the invention was made (ISO 3166-1 alpha-2); "US" brings the foreign filing licence in.
     made_in = models.CharField(
-        max_length=2, blank=True, default="US", validators=[RegexValidator(r"^[A-Z]{2}$", "Use two capital letters, for instance US.")]
+        max_length=2,
+        blank=True,
+        default="US",
+        validators=[RegexValidator(r"^[A-Z]{2}$", "Use two capital letters, for instance US.")],
     )
     # A foreign filing licence was granted (35 USC 184), so the six months need not be waited for.
     foreign_filing_licence = models.BooleanField(default=False)
@@ -68,7 +71,9 @@ class PatentApplication(models.Model):
                 violation_error_message="There is an application with this docket number already.",
             ),
             models.CheckConstraint(
-                condition=Q(priority_date__isnull=True) | Q(filing_date__isnull=True) | Q(filing_date__gte=F("priority_date")),
+                condition=Q(priority_date__isnull=True)
+                | Q(filing_date__isnull=True)
+                | Q(filing_date__gte=F("priority_date")),
                 name="patent_filed_after_priority",
                 violation_error_message="An application cannot be filed before the date it claims priority from.",
             ),

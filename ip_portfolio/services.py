@@ -31,7 +31,11 @@ def _checked(application: PatentApplication) -> PatentApplication:
     """Refuse details that break a rule, naming the field."""
     fields: dict[str, list[str]] = {}
     allowed = _TYPES.get(application.jurisdiction)
-    if allowed is not None and application.type in PatentApplication.Type.values and application.type not in allowed:
+    if (
+        allowed is not None
+        and application.type in PatentApplication.Type.values
+        and application.type not in allowed
+    ):
         words = " or ".join(sorted(PatentApplication.Type(one).label.lower() for one in allowed))
         fields["type"] = [f"An application of {application.get_jurisdiction_display()} is {words}."]
     if application.type == "provisional" and application.priority_date is not None:
@@ -49,7 +53,9 @@ def _checked(application: PatentApplication) -> PatentApplication:
         for name, messages in error.message_dict.items():
             for message in messages:
                 # Constraints over several columns name no field: the one to look at follows from the sentence.
-                key = ("docket_number" if "docket" in message else "filing_date") if name == "__all__" else name
+                key = (
+                    ("docket_number" if "docket" in message else "filing_date") if name == "__all__" else name
+                )
                 fields.setdefault(key, []).append(message)
     if fields:
         raise ApplicationInvalid("Some details of the application need attention.", fields=fields)
@@ -79,13 +85,17 @@ def application_create(**details: Any) -> PatentApplication:
             fields={"docket_number": ["Somebody just added an application with this docket number."]},
         ) from error
     audit_record(
-        "patent.added", target=application, data={"jurisdiction": application.jurisdiction, "status": application.status}
+        "patent.added",
+        target=application,
+        data={"jurisdiction": application.jurisdiction, "status": application.status},
     )
     return application
 
 
 @transaction.atomic
-def application_update(*, application: PatentApplication, revision: int | None = None, **details: Any) -> PatentApplication:
+def application_update(
+    *, application: PatentApplication, revision: int | None = None, **details: Any
+) -> PatentApplication:
     """Change an application.
 
     Args:

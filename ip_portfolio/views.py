@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_safe
@@ -34,26 +34,54 @@ def _next(application: PatentApplication) -> str:
 
 @require_safe
 @requires("ip.view")
-def application_list_page(request: HttpRequest) -> HttpResponse:
+def application_list_page(request: HttpRequest) -> HttpResponseBase:
     """All applications, and what is due."""
     table = Table(
         request,
         application_list(),
         [
-            Column("docket", "Docket number", lambda a: a.docket_number, sort="docket_number", main=True, header=True),
+            Column(
+                "docket",
+                "Docket number",
+                lambda a: a.docket_number,
+                sort="docket_number",
+                main=True,
+                header=True,
+            ),
             Column("title", "Title", lambda a: a.title, sort="title"),
             Column("jurisdiction", "Where", lambda a: a.get_jurisdiction_display(), sort="jurisdiction"),
             Column("type", "Type", lambda a: a.get_type_display(), sort="type"),
             Column("status", "Status", lambda a: a.get_status_display(), sort="status"),
-            Column("priority", "Earliest date", lambda a: format_date(a.priority_date) if a.priority_date else "", sort="priority_date", raw=lambda a: a.priority_date, optional=True),
-            Column("filed", "Filed", lambda a: format_date(a.filing_date) if a.filing_date else "", sort="filing_date", raw=lambda a: a.filing_date),
+            Column(
+                "priority",
+                "Earliest date",
+                lambda a: format_date(a.priority_date) if a.priority_date else "",
+                sort="priority_date",
+                raw=lambda a: a.priority_date,
+                optional=True,
+            ),
+            Column(
+                "filed",
+                "Filed",
+                lambda a: format_date(a.filing_date) if a.filing_date else "",
+                sort="filing_date",
+                raw=lambda a: a.filing_date,
+            ),
             Column("next", "Next deadline", _next, main=True),
-        ],  # fmt: skip
+        ],
         filters=[
             Filter(
-                "jurisdiction", "Where", PatentApplication.Jurisdiction.choices, lambda rows, value: rows.filter(jurisdiction=value)
+                "jurisdiction",
+                "Where",
+                PatentApplication.Jurisdiction.choices,
+                lambda rows, value: rows.filter(jurisdiction=value),
             ),
-            Filter("status", "Status", PatentApplication.Status.choices, lambda rows, value: rows.filter(status=value)),
+            Filter(
+                "status",
+                "Status",
+                PatentApplication.Status.choices,
+                lambda rows, value: rows.filter(status=value),
+            ),
         ],
         search=lambda rows, words: (
             rows.filter(title__icontains=words.replace("\x00", ""))
@@ -95,7 +123,9 @@ def application_create_page(request: HttpRequest) -> HttpResponse:
         else:
             messages.success(request, f"{application} is in the portfolio.")
             return redirect("ip_portfolio:application_detail", application.pk)
-    return render(request, "ip_portfolio/application_form.html", {"form": form}, status=422 if form.errors else 200)
+    return render(
+        request, "ip_portfolio/application_form.html", {"form": form}, status=422 if form.errors else 200
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -119,5 +149,8 @@ def application_edit_page(request: HttpRequest, pk: int) -> HttpResponse:
                 messages.success(request, f"{application} is saved.")
                 return redirect("ip_portfolio:application_detail", application.pk)
     return render(
-        request, "ip_portfolio/application_form.html", {"form": form, "application": application}, status=status
+        request,
+        "ip_portfolio/application_form.html",
+        {"form": form, "application": application},
+        status=status,
     )

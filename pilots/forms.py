@@ -32,7 +32,9 @@ class PilotForm(_Dates):
     )
     product = forms.ModelChoiceField(label="Product", queryset=Product.objects.none())
     release = forms.ModelChoiceField(
-        label="Release under pilot", queryset=Release.objects.none(), help_text="A release of the product chosen above."
+        label="Release under pilot",
+        queryset=Release.objects.none(),
+        help_text="A release of the product chosen above.",
     )
     gate = forms.ChoiceField(
         label="Success criteria", required=False, help_text="The criteria of this gate's newest version."
@@ -77,7 +79,7 @@ class PilotForm(_Dates):
 class MemberForm(forms.Form):
     """A person of the customer who is to see the scorecard."""
 
-    user = forms.ModelChoiceField(
+    user: forms.ModelChoiceField[Any] = forms.ModelChoiceField(
         label="Person",
         queryset=None,
         empty_label="Choose a person",

@@ -28,7 +28,12 @@ def pilots_now(request: HttpRequest) -> HomeCard:
         title="Running pilots",
         empty="No pilot is running. Set one up when a customer is to try a release.",
         items=[
-            HomeItem(str(card.pilot), reverse("pilots:pilot_detail", args=[card.pilot.pk]), _status(card), card.sentence())
+            HomeItem(
+                str(card.pilot),
+                reverse("pilots:pilot_detail", args=[card.pilot.pk]),
+                _status(card),
+                card.sentence(),
+            )
             for card in cards
         ],
         url=reverse("pilots:pilot_list"),
@@ -46,7 +51,10 @@ def my_pilot(request: HttpRequest) -> HomeCard:
         empty="No pilot of yours has started. Your contact sets it up and adds you to it.",
         items=[
             HomeItem(
-                str(card.pilot.product), reverse("pilots:pilot_detail", args=[card.pilot.pk]), _status(card), card.sentence()
+                str(card.pilot.product),
+                reverse("pilots:pilot_detail", args=[card.pilot.pk]),
+                _status(card),
+                card.sentence(),
             )
             for card in cards
         ],

@@ -71,7 +71,9 @@ class PilotMember(models.Model):
     """A person of the customer who may see this pilot's scorecard, and nothing else."""
 
     pilot = models.ForeignKey(Pilot, on_delete=models.CASCADE, related_name="members")
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="pilot_memberships")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="pilot_memberships"
+    )
     added_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

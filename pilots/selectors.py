@@ -30,8 +30,8 @@ def pilots_visible(actor: Actor | None = None) -> QuerySet[Pilot]:
 
 def pilot_list() -> QuerySet[Pilot]:
     """Visible pilots with the number of members, newest first."""
-    return pilots_visible().annotate(member_count=Count("members", distinct=True)).order_by(
-        "-starts_on", "-pk"
+    return (
+        pilots_visible().annotate(member_count=Count("members", distinct=True)).order_by("-starts_on", "-pk")
     )
 
 

@@ -28,7 +28,9 @@ def _checked(pilot: Pilot) -> Pilot:
     """Refuse a pilot that breaks a rule, naming the field."""
     fields: dict[str, list[str]] = {}
     if pilot.release.product_id != pilot.product_id:
-        fields["release"] = [f"{pilot.release} is a release of another product. Choose one of {pilot.product}."]
+        fields["release"] = [
+            f"{pilot.release} is a release of another product. Choose one of {pilot.product}."
+        ]
     if pilot.gate_slug and not Gate.objects.filter(slug=pilot.gate_slug).exists():
         fields["gate"] = [f"There is no gate named {pilot.gate_slug!r}."]
     try:
@@ -64,7 +66,8 @@ def pilot_create(
     name = " ".join(customer.split())
     if not name or len(name) > 120:
         raise PilotInvalid(
-            "The pilot needs a customer.", fields={"customer": ["Give the customer's name, up to 120 characters."]}
+            "The pilot needs a customer.",
+            fields={"customer": ["Give the customer's name, up to 120 characters."]},
         )
     owner = Customer.objects.filter(name__iexact=name).first()
     if owner is None:
@@ -82,7 +85,9 @@ def pilot_create(
         )
     )
     pilot.save()
-    audit_record("pilot.created", target=pilot, data={"release": str(release), "gate": gate_slug, "customer": owner})
+    audit_record(
+        "pilot.created", target=pilot, data={"release": str(release), "gate": gate_slug, "customer": owner}
+    )
     return pilot
 
 
@@ -116,7 +121,9 @@ def pilot_member_add(*, pilot: Pilot, user: Any) -> PilotMember:
     if not isinstance(user, get_user_model()) or not user.is_active or "customer" not in user.roles:
         raise PilotInvalid(
             "Only an active person with the role customer can be a member of a pilot.",
-            fields={"user": ["Choose an active person with the role customer, or give them that role first."]},
+            fields={
+                "user": ["Choose an active person with the role customer, or give them that role first."]
+            },
         )
     member, added = PilotMember.objects.get_or_create(pilot=locked, user=user)
     if not added:

@@ -7,12 +7,13 @@ from typing import Any
 
 from django.contrib import messages
 from django.forms import Form
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from core.errors import Conflict, Invalid
+from core.security.actor import current_actor
 from core.security.permissions import View, can, requires
 from core.ui.numbers import format_date
 from core.ui.tables import Column, Filter, Table
@@ -45,18 +46,37 @@ def _refuse(form: Form, error: Invalid | Conflict) -> None:
 
 @require_safe
 @requires("pilot.view")
-def pilot_list_page(request: HttpRequest) -> HttpResponse:
+def pilot_list_page(request: HttpRequest) -> HttpResponseBase:
     """Pilots of all customers."""
     table = Table(
         request,
         pilot_list(),
         [
-            Column("customer", "Customer", lambda p: p.customer.name, sort="customer__name", main=True, header=True),
+            Column(
+                "customer",
+                "Customer",
+                lambda p: p.customer.name,
+                sort="customer__name",
+                main=True,
+                header=True,
+            ),
             Column("product", "Product", lambda p: p.product.name, sort="product__name"),
             Column("release", "Release", lambda p: p.release.version),
             Column("status", "Status", lambda p: p.get_status_display(), sort="status", main=True),
-            Column("starts", "Starts", lambda p: format_date(p.starts_on), sort="starts_on", raw=lambda p: p.starts_on),
-            Column("ends", "Ends", lambda p: format_date(p.ends_on) if p.ends_on else "", sort="ends_on", raw=lambda p: p.ends_on),
+            Column(
+                "starts",
+                "Starts",
+                lambda p: format_date(p.starts_on),
+                sort="starts_on",
+                raw=lambda p: p.starts_on,
+            ),
+            Column(
+                "ends",
+                "Ends",
+                lambda p: format_date(p.ends_on) if p.ends_on else "",
+                sort="ends_on",
+                raw=lambda p: p.ends_on,
+            ),
             Column("members", "Members", lambda p: p.member_count, numeric=True),
         ],
         filters=[
@@ -95,7 +115,7 @@ def pilot_detail(request: HttpRequest, pilot_id: int) -> HttpResponse:
 @requires("scorecard.own")
 def scorecard_own(request: HttpRequest) -> HttpResponse:
     """To the only pilot of the person; a list when there are several, an explanation when there is none."""
-    pilots = list(pilots_visible().filter(members__user_id=request.user.pk).order_by("-starts_on", "-pk"))
+    pilots = list(pilots_visible().filter(members__user_id=int(current_actor().id)).order_by("-starts_on", "-pk"))
     if len(pilots) == 1:
         return redirect("pilots:pilot_detail", pilots[0].pk)
     return render(request, "pilots/scorecard_choice.html", {"pilots": pilots})
@@ -122,7 +142,9 @@ def pilot_create_page(request: HttpRequest) -> HttpResponse:
         except Invalid as error:
             _refuse(form, error)
         else:
-            messages.success(request, "The pilot is set up. Add the customer's people so that they see the scorecard.")
+            messages.success(
+                request, "The pilot is set up. Add the customer's people so that they see the scorecard."
+            )
             return redirect("pilots:pilot_detail", pilot.pk)
     return render(request, "pilots/pilot_form.html", {"form": form}, status=422 if form.errors else 200)
 
@@ -143,7 +165,9 @@ def pilot_edit_page(request: HttpRequest, pilot_id: int) -> HttpResponse:
         else:
             messages.success(request, "The pilot is saved.")
             return redirect("pilots:pilot_detail", pilot.pk)
-    return render(request, "pilots/pilot_form.html", {"form": form, "pilot": pilot}, status=422 if form.errors else 200)
+    return render(
+        request, "pilots/pilot_form.html", {"form": form, "pilot": pilot}, status=422 if form.errors else 200
+    )
 
 
 @require_POST

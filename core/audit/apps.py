@@ -12,7 +12,9 @@ def _user_names(refs: Collection[str]) -> Mapping[str, str]:
     from django.contrib.auth import get_user_model
 
     known = [int(ref) for ref in refs if ref.isdecimal() and len(ref) < 19]
-    return {str(user.pk): user.get_full_name() for user in get_user_model()._default_manager.filter(pk__in=known)}
+    return {
+        str(user.pk): user.get_full_name() for user in get_user_model()._default_manager.filter(pk__in=known)
+    }
 
 
 def _operator_names(refs: Collection[str]) -> Mapping[str, str]:

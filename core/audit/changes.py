@@ -65,7 +65,9 @@ def _record(instance: models.Model, *, action: int, data: dict[str, Any], fields
     names = _personal_names(who, instance)
     verb, phrase = _VERBS[action]
     noun = noun_of(instance)
-    listed = ", ".join(name.replace("_", " ") for name in fields[:4]) + (" and more" if len(fields) > 4 else "")
+    listed = ", ".join(name.replace("_", " ") for name in fields[:4]) + (
+        " and more" if len(fields) > 4 else ""
+    )
     return _event_create(
         action=f"{instance._meta.model_name}.{verb}",
         target=instance,
@@ -116,7 +118,11 @@ def _kept(
         if subject and instance.pk is not None and isinstance(new, str) and new:
             return {"new": committed(Personal(subject, instance.pk, new))}
         return WITHHELD
-    if isinstance(field, (models.TextField, models.JSONField, models.BinaryField)) or _is_long(old) or _is_long(new):
+    if (
+        isinstance(field, (models.TextField, models.JSONField, models.BinaryField))
+        or _is_long(old)
+        or _is_long(new)
+    ):
         return {"old": _digest(old), "new": _digest(new)}
     return {"old": data_clean(old, names=names), "new": data_clean(new, names=names)}
 

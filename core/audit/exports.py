@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-from django.db import connection
 from django.utils import timezone
 
 from core.audit.chain import HEAD_TYPE
 from core.audit.errors import ExportTooLarge
 from core.audit.models import AuditHead
+from core.audit.schema import schema_current
 from core.audit.selectors import EventFilter, EventLine, events_filtered, lines_iterate
 from core.audit.services import audit_record, audit_sequence, event_document
 from core.security.keys import public_key_pem
@@ -87,7 +87,12 @@ def _json_lines(lines: Iterator[EventLine]) -> Iterator[str]:
     for line in lines:
         link = line.link
         chain = (
-            {"seq": link.seq, "event_digest": link.event_digest, "prev_hash": link.prev_hash, "hash": link.hash}
+            {
+                "seq": link.seq,
+                "event_digest": link.event_digest,
+                "prev_hash": link.prev_hash,
+                "hash": link.hash,
+            }
             if link
             else None
         )
@@ -98,7 +103,10 @@ def _json_lines(lines: Iterator[EventLine]) -> Iterator[str]:
         yield text({"head": head.envelope, "payload_type": HEAD_TYPE, "public_keys": keys})
 
 
-FORMATS = {"csv": ("text/csv; charset=utf-8", _csv), "jsonl": ("application/jsonl; charset=utf-8", _json_lines)}
+FORMATS = {
+    "csv": ("text/csv; charset=utf-8", _csv),
+    "jsonl": ("application/jsonl; charset=utf-8", _json_lines),
+}
 
 
 def audit_export(*, wanted: EventFilter, format: str) -> tuple[IO[bytes], str, str]:
@@ -124,5 +132,5 @@ def audit_export(*, wanted: EventFilter, format: str) -> tuple[IO[bytes], str, s
         spool.write(piece.encode("utf-8", "replace"))
     spool.seek(0)
     audit_record("audit.exported", data={"format": format, "events": count, "filtered": wanted.narrows})
-    name = f"audit-{connection.schema_name}-{timezone.now():%Y%m%dT%H%M%SZ}.{format}"
+    name = f"audit-{schema_current()}-{timezone.now():%Y%m%dT%H%M%SZ}.{format}"
     return spool, media_type, name

@@ -15,7 +15,9 @@ from django.db import models
 # Never followed: they change without anybody deciding anything.
 _CHURN = {"last_login", "last_seen_at", "last_used_at", "updated_at", "revision", "created_at"}
 # Names of fields whose value never enters the log, whatever the model.
-SECRET_FIELD = re.compile(r"(password|passphrase|secret|token(?!s_)|private|salt|otp|envelope|credential)", re.I)
+SECRET_FIELD = re.compile(
+    r"(password|passphrase|secret|token(?!s_)|private|salt|otp|envelope|credential)", re.I
+)
 # Names of fields that hold a person's name, address or key as text.
 PERSONAL_FIELD = re.compile(
     r"(^|_)(email|e_mail|phone|first_name|last_name|full_name|username|signer_name|stated_by|inventors?|contact\w*)$"

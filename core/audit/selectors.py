@@ -146,7 +146,9 @@ def event_page(wanted: EventFilter, *, before: int | None = None, after: int | N
 def event_get(event_id: int) -> EventLine:
     """One event as a line. Raises EventNotFound."""
     event = (
-        AuditEvent.objects.select_related("link").filter(pk=event_id).first() if 0 < event_id <= _MAX_ID else None
+        AuditEvent.objects.select_related("link").filter(pk=event_id).first()
+        if 0 < event_id <= _MAX_ID
+        else None
     )
     if event is None:
         raise EventNotFound(f"There is no event {event_id} in this audit log.")
@@ -187,9 +189,9 @@ def erased(commitment: str) -> str:
 def subject_names_of(commitments: Collection[str]) -> dict[str, str]:
     """Current name by commitment. Subjects that were erased are left out; one whose row is gone is called so."""
     by_kind: dict[str, dict[str, str]] = defaultdict(dict)
-    for kind, ref, commitment in PersonalDataSalt.objects.filter(commitment__in=list(commitments)).values_list(
-        "kind", "ref", "commitment"
-    ):
+    for kind, ref, commitment in PersonalDataSalt.objects.filter(
+        commitment__in=list(commitments)
+    ).values_list("kind", "ref", "commitment"):
         by_kind[kind][ref] = commitment
     found: dict[str, str] = {}
     for kind, refs in by_kind.items():
@@ -258,12 +260,17 @@ def integrity() -> Integrity:
         return Integrity("fail", f"Head {head.number} is not signed by this log's key.", head, waiting)
     link = AuditLink.objects.filter(seq=head.seq).first()
     if link is None or link.hash != head.hash or last is None:
-        return Integrity("fail", f"The chain does not have the hash that head {head.number} signed.", head, waiting)
+        return Integrity(
+            "fail", f"The chain does not have the hash that head {head.number} signed.", head, waiting
+        )
     after = last.seq - head.seq + waiting
     if after:
         plural = "s" if after != 1 else ""
         return Integrity(
-            "pass", f"Head {head.number} over {head.seq} events holds; {after} newer event{plural} not yet under a head.", head, waiting
+            "pass",
+            f"Head {head.number} over {head.seq} events holds; {after} newer event{plural} not yet under a head.",
+            head,
+            waiting,
         )
     return Integrity("pass", f"Head {head.number} over all {head.seq} events holds.", head, waiting)
 

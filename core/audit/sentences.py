@@ -46,7 +46,18 @@ PHRASES: dict[str, str] = {
     "tenant.provisioned": "provisioned the tenant {target}",
 }
 # Facts worth reading in the sentence, in this order, when the data has them.
-_FACTS = ("criterion", "role", "roles", "position", "decision", "status", "outcome", "until", "expires_at", "reason")
+_FACTS = (
+    "criterion",
+    "role",
+    "roles",
+    "position",
+    "decision",
+    "status",
+    "outcome",
+    "until",
+    "expires_at",
+    "reason",
+)
 
 
 def _fact(value: Any) -> str:

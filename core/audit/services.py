@@ -19,6 +19,7 @@ from core.audit.commitments import Personal, committed, subject_get, value_commi
 from core.audit.models import AuditEvent, AuditHead, AuditLink, AuditPending, PersonalDataSalt
 from core.audit.privacy import data_clean, text_clean
 from core.audit.registry import PERSONAL_FIELD, audited_as
+from core.audit.schema import schema_current
 from core.audit.sentences import sentence_for
 from core.platform.middleware import correlation_id
 from core.security.actor import Actor, current_actor
@@ -79,7 +80,8 @@ def audit_record(
         label=label,
         who=who,
         data=clean,
-        sentence=text or sentence_for(action, noun=noun_of(target), has_target=target is not None, data=clean),
+        sentence=text
+        or sentence_for(action, noun=noun_of(target), has_target=target is not None, data=clean),
         source=AuditEvent.Source.ACTION,
     )
 
@@ -132,20 +134,20 @@ def _actor(actor: Actor | models.Model | None) -> Actor:
         return current_actor()
     if isinstance(actor, Actor):
         return actor
-    kind = "operator" if connection.schema_name == settings.PUBLIC_SCHEMA_NAME else "user"
+    kind = "operator" if schema_current() == settings.PUBLIC_SCHEMA_NAME else "user"
     return Actor(
         kind=kind,
         id=str(actor.pk),
         label=str(actor),
         roles=tuple(getattr(actor, "roles", ())),
-        schema=connection.schema_name,
+        schema=schema_current(),
     )
 
 
 def subject_kind(target: models.Model) -> str:
     """The kind of subject (person, key, customer) a row stands for; empty for an ordinary object."""
     if isinstance(target, get_user_model()):
-        return "operator" if connection.schema_name == settings.PUBLIC_SCHEMA_NAME else "user"
+        return "operator" if schema_current() == settings.PUBLIC_SCHEMA_NAME else "user"
     return audited_as(type(target)).subject
 
 
@@ -159,7 +161,9 @@ def _personal_names(who: Actor, target: models.Model | None) -> list[str]:
 
     An actor called by one word ("PMO", "Admin") is left: as a name it says little, and as a word it is everywhere.
     """
-    found = [who.label] if who.kind not in _IMPERSONAL and (" " in who.label.strip() or "@" in who.label) else []
+    found = (
+        [who.label] if who.kind not in _IMPERSONAL and (" " in who.label.strip() or "@" in who.label) else []
+    )
     if target is not None:
         subject = bool(subject_kind(target))
         for field in target._meta.concrete_fields:
@@ -236,12 +240,14 @@ def audit_sequence(*, sign: bool = False) -> int:
         with connection.cursor() as cursor:
             # A statement of its own: what follows must see what the lock's previous holder committed.
             cursor.execute(
-                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, connection.schema_name]
+                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, schema_current()]
             )
         last = AuditLink.objects.order_by("-seq").first()
         seq, previous = (last.seq, last.hash) if last is not None else (0, GENESIS)
         while True:
-            waiting = list(AuditPending.objects.order_by("event_id").values_list("event_id", flat=True)[:_BATCH])
+            waiting = list(
+                AuditPending.objects.order_by("event_id").values_list("event_id", flat=True)[:_BATCH]
+            )
             if not waiting:
                 break
             links = []
@@ -294,7 +300,7 @@ def head_sign(*, number: int, seq: int, hash: str) -> AuditHead:
     """
     at = timezone.now()
     payload = head_payload(
-        schema=connection.schema_name,
+        schema=schema_current(),
         number=number,
         seq=seq,
         hash=hash,

@@ -16,6 +16,7 @@ from core.audit.anchors import anchor_read
 from core.audit.append_only import TABLES
 from core.audit.chain import GENESIS, HEAD_TYPE, event_digest, link_hash
 from core.audit.models import AuditEvent, AuditHead, AuditLink, AuditPending
+from core.audit.schema import schema_current
 from core.audit.services import audit_sequence, event_document
 from core.security.dsse import DsseError, envelope_verify
 from core.security.keys import KeyUnreadable, public_key_from_pem
@@ -95,11 +96,7 @@ class Report:
             "last_hash": self.last_hash,
             "unchecked": self.unchecked,
             "problems": [
-                {
-                    name: value
-                    for name, value in vars(problem).items()
-                    if value is not None
-                }
+                {name: value for name, value in vars(problem).items() if value is not None}
                 for problem in self.problems
             ],
             "more_problems": self.more_problems,
@@ -113,7 +110,7 @@ def audit_verify(*, sign: bool = True) -> Report:
     that a log found whole is a log that stays whole. Nothing is signed over a log with problems.
     """
     audit_sequence()
-    report = Report(schema=connection.schema_name, checked_at=timezone.now())
+    report = Report(schema=schema_current(), checked_at=timezone.now())
     heads = list(AuditHead.objects.order_by("number"))
     wanted = {head.seq for head in heads}
     hashes = _check_links(report, wanted)
@@ -157,7 +154,11 @@ def _check_links(report: Report, wanted: set[int]) -> dict[int, str]:
     for link, event in _links():
         report.links += 1
         if link.seq != expected:
-            gap = f"Link {expected} is" if link.seq == expected + 1 else f"Links {expected} to {link.seq - 1} are"
+            gap = (
+                f"Link {expected} is"
+                if link.seq == expected + 1
+                else f"Links {expected} to {link.seq - 1} are"
+            )
             report.add(Problem("link_removed", f"{gap} missing from the chain.", seq=expected))
         elif link.prev_hash != previous:
             report.add(
@@ -265,14 +266,20 @@ def _check_heads(report: Report, heads: list[AuditHead], hashes: dict[int, str])
         report.heads += 1
         if head.number != expected and (expected == 1 or heads[expected - 2].number != head.number - 1):
             report.add(
-                Problem("head_removed", f"A signed head before head {head.number} is missing.", head=head.number)
+                Problem(
+                    "head_removed", f"A signed head before head {head.number} is missing.", head=head.number
+                )
             )
         try:
             payload, signers = envelope_verify(head.envelope, keys, payload_type=HEAD_TYPE)
             said = json.loads(payload)
         except (DsseError, ValueError, AttributeError, TypeError) as error:
             report.add(
-                Problem("head_forged", f"Head {head.number} is not signed by this log's key: {error}", head=head.number)
+                Problem(
+                    "head_forged",
+                    f"Head {head.number} is not signed by this log's key: {error}",
+                    head=head.number,
+                )
             )
             continue
         for keyid in signers:
@@ -304,7 +311,11 @@ def _check_heads(report: Report, heads: list[AuditHead], hashes: dict[int, str])
                 )
             )
         elif head.seq < seq_before:
-            report.add(Problem("head_forged", f"Head {head.number} goes back behind its predecessor.", head=head.number))
+            report.add(
+                Problem(
+                    "head_forged", f"Head {head.number} goes back behind its predecessor.", head=head.number
+                )
+            )
         else:
             report.signed_up_to = max(report.signed_up_to, head.seq)
         seq_before = max(seq_before, head.seq)
@@ -347,7 +358,7 @@ def _check_guard(report: Report) -> None:
             "JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname = %s AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') "
             "AND t.tgname = c.relname || '_append_only'",
-            [connection.schema_name],
+            [schema_current()],
         )
         guarded = {row[0] for row in cursor.fetchall()}
     for table in TABLES:

@@ -30,7 +30,9 @@ def _cursor(request: HttpRequest, name: str) -> int | None:
 
 def _query(request: HttpRequest, **changes: object) -> str:
     """The filters in the address with other cursors."""
-    kept = {key: value for key, value in request.GET.items() if key not in {"before", "after", "format"} and value}
+    kept = {
+        key: value for key, value in request.GET.items() if key not in {"before", "after", "format"} and value
+    }
     kept.update({key: str(value) for key, value in changes.items() if value is not None})
     return f"?{urlencode(kept)}" if kept else "?"
 

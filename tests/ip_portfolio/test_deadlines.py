@@ -51,7 +51,11 @@ def test_months_past_the_calendar_are_refused():
 
 @pytest.mark.parametrize(
     ("day", "expected"),
-    [(D(2026, 11, 20), D(2026, 11, 20)), (D(2026, 11, 21), D(2026, 11, 23)), (D(2026, 11, 22), D(2026, 11, 23))],
+    [
+        (D(2026, 11, 20), D(2026, 11, 20)),
+        (D(2026, 11, 21), D(2026, 11, 23)),
+        (D(2026, 11, 22), D(2026, 11, 23)),
+    ],
     ids=["Friday", "Saturday", "Sunday"],
 )
 def test_weekend_moves_to_monday(day, expected):
@@ -99,7 +103,12 @@ def test_us_invention_waits_six_months_before_it_is_filed_abroad():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"made_in": "DE"}, {"foreign_filing_licence": True}, {"jurisdiction": "EP", "type": "regional"}, {"filing_date": None}],
+    [
+        {"made_in": "DE"},
+        {"foreign_filing_licence": True},
+        {"jurisdiction": "EP", "type": "regional"},
+        {"filing_date": None},
+    ],
     ids=["made elsewhere", "licence granted", "filed elsewhere", "not filed"],
 )
 def test_no_waiting_without_need(changes):
@@ -117,7 +126,11 @@ def test_nothing_runs_without_a_date():
 
 def test_deadlines_come_earliest_first():
     found = deadlines_of(
-        jurisdiction="PCT", type="international", status="filed", priority_date=None, filing_date=D(2026, 1, 5)
+        jurisdiction="PCT",
+        type="international",
+        status="filed",
+        priority_date=None,
+        filing_date=D(2026, 1, 5),
     )
     assert [one.kind for one in found] == ["priority_year", "pct_national_phase", "ep_regional_phase"]
 

@@ -34,7 +34,12 @@ def application(acting) -> PatentApplication:
 
 
 def urls(application: PatentApplication) -> dict[str, str]:
-    return {"list": "/ip/", "detail": f"/ip/{application.pk}/", "new": "/ip/new", "edit": f"/ip/{application.pk}/edit"}
+    return {
+        "list": "/ip/",
+        "detail": f"/ip/{application.pk}/",
+        "new": "/ip/new",
+        "edit": f"/ip/{application.pk}/edit",
+    }
 
 
 def test_legal_adds_an_application(as_role):
@@ -136,7 +141,9 @@ def test_docket_number_is_used_once(as_role, application):
 
 def test_edit_of_something_saved_meanwhile_is_refused(as_role, application, acting):
     application_update(application=application, title="Saved meanwhile")
-    response = as_role("legal").post(f"/ip/{application.pk}/edit", {**DETAILS, "title": "Mine", "revision": "1"})
+    response = as_role("legal").post(
+        f"/ip/{application.pk}/edit", {**DETAILS, "title": "Mine", "revision": "1"}
+    )
     assert response.status_code == 409
     application.refresh_from_db()
     assert application.title == "Saved meanwhile"

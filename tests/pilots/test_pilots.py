@@ -26,7 +26,10 @@ def make_release(slug: str = "assistant", version: str = "1.1.0") -> Release:
     product, _ = Product.objects.get_or_create(slug=slug, defaults={"name": f"The {slug}"})
     model, _ = ModelVersion.objects.get_or_create(name="m", digest="sha256:" + "a" * 64)
     return Release.objects.create(
-        product=product, version=version, model_version=model, digest=f"sha256:{slug}-{version}".ljust(71, "0")
+        product=product,
+        version=version,
+        model_version=model,
+        digest=f"sha256:{slug}-{version}".ljust(71, "0"),
     )
 
 
@@ -80,7 +83,9 @@ def test_pmo_sets_up_a_pilot_in_the_browser(as_role, release, gate):
 
 
 def test_known_customer_is_found_again(acting, pilot, release):
-    again = pilot_create(customer="northwind traders", product=release.product, release=release, starts_on=START)
+    again = pilot_create(
+        customer="northwind traders", product=release.product, release=release, starts_on=START
+    )
     assert again.customer_id == pilot.customer_id
     assert Customer.objects.count() == 1
 
@@ -115,7 +120,9 @@ def test_bad_detail_is_named_and_nothing_is_saved(as_role, release, gate, change
 def test_release_of_another_product_is_refused(acting, release):
     acting(roles=("pmo",))
     with pytest.raises(PilotInvalid) as refused:
-        pilot_create(customer="N", product=make_release("translator").product, release=release, starts_on=START)
+        pilot_create(
+            customer="N", product=make_release("translator").product, release=release, starts_on=START
+        )
     assert set(refused.value.fields) == {"release"}
 
 
@@ -123,11 +130,23 @@ def test_pilot_is_changed(as_role, pilot):
     newer = make_release(version="1.2.0")
     response = as_role("pmo").post(
         f"/pilots/{pilot.pk}/edit",
-        {"release": newer.pk, "gate": "", "goal": "other", "status": "ended", "starts_on": "2026-11-02", "ends_on": "2026-12-01"},
+        {
+            "release": newer.pk,
+            "gate": "",
+            "goal": "other",
+            "status": "ended",
+            "starts_on": "2026-11-02",
+            "ends_on": "2026-12-01",
+        },
     )
     assert response.status_code == 302
     pilot.refresh_from_db()
-    assert (pilot.release, pilot.gate_slug, pilot.status, pilot.ends_on) == (newer, "", "ended", datetime.date(2026, 12, 1))
+    assert (pilot.release, pilot.gate_slug, pilot.status, pilot.ends_on) == (
+        newer,
+        "",
+        "ended",
+        datetime.date(2026, 12, 1),
+    )
 
 
 def test_change_without_a_difference_records_nothing(acting, pilot):
@@ -263,7 +282,9 @@ def test_reading_pages_take_no_other_method(as_role, url):
     assert client.post(url).status_code == 405
 
 
-@pytest.mark.parametrize("query", ["q=%00", "sort=nonsense", "page=-1", "page=x", "status=zzz", "format=csv", "export=csv"])
+@pytest.mark.parametrize(
+    "query", ["q=%00", "sort=nonsense", "page=-1", "page=x", "status=zzz", "format=csv", "export=csv"]
+)
 def test_nonsense_in_the_address_is_answered(as_role, pilot, query):
     assert as_role("pmo").get(f"/pilots/?{query}").status_code == 200
 
@@ -283,7 +304,10 @@ def test_services_refuse_other_roles(acting, pilot, user_with):
 def test_key_without_scope_sees_no_pilot(pilot):
     from core.security.actor import Actor, use_actor
 
-    with use_actor(Actor(kind="api_key", id="1", scopes=("run.view",), schema="alpha")), pytest.raises(PilotNotFound):
+    with (
+        use_actor(Actor(kind="api_key", id="1", scopes=("run.view",), schema="alpha")),
+        pytest.raises(PilotNotFound),
+    ):
         pilot_get(pilot.pk)
 
 
@@ -301,7 +325,12 @@ def judge(pilot: Pilot, gate: Gate, *, status: str = "pass", days_ago: int = 0) 
         low=0.551, high=0.684,
     )  # fmt: skip
     verdict = GateVerdict.objects.create(
-        gate=gate, candidate_digest=digest, candidate_label="r", status=status, sentence="s", inputs_digest=f"i{days_ago}"
+        gate=gate,
+        candidate_digest=digest,
+        candidate_label="r",
+        status=status,
+        sentence="s",
+        inputs_digest=f"i{days_ago}",
     )
     CriterionVerdict.objects.create(
         gate_verdict=verdict, criterion=gate.criteria.get(key="accuracy"), status=status,
@@ -336,7 +365,9 @@ def test_old_evidence_is_stale(pilot, gate):
 def test_changed_criteria_make_the_verdict_stale(pilot, gate):
     judge(pilot, gate)
     newer = Gate.objects.create(slug="pilot", version=2, title="Pilot gate", digest="sha256:g2")
-    Criterion.objects.create(gate=newer, key="accuracy", title="Accuracy", metric="accuracy", dataset="faq", rule={})
+    Criterion.objects.create(
+        gate=newer, key="accuracy", title="Accuracy", metric="accuracy", dataset="faq", rule={}
+    )
     (row,) = scorecard(pilot).rows
     assert row.status == "stale"
 
@@ -353,7 +384,9 @@ def test_pilot_without_gate_says_so(other_pilot):
 
 # ------------------------------------------------------------------ audit
 def test_customers_and_their_people_are_commitments_in_the_log(acting, pilot, user_with):
-    pilot_member_add(pilot=pilot, user=user_with("customer", name="Cora Cole", email="cora@northwind.example"))
+    pilot_member_add(
+        pilot=pilot, user=user_with("customer", name="Cora Cole", email="cora@northwind.example")
+    )
     stored = json.dumps([event_document(event) for event in AuditEvent.objects.all()]).lower()
     assert "pilot.created" in stored
     assert "pilot.member_added" in stored

@@ -29,7 +29,9 @@ def test_event_says_who_did_what_to_what(acting, alice, product):
     event = audit_record("gate.checked", target=product, data={"outcome": "pass"})
     assert (event.actor_kind, event.actor_roles) == ("user", ["pmo"])
     assert (event.target_type, event.target_id, event.target_label) == (
-        "inference.product", str(product.pk), "Document assistant"
+        "inference.product",
+        str(product.pk),
+        "Document assistant",
     )
     assert event.sentence == "checked the gate Document assistant: pass"
 
@@ -79,7 +81,9 @@ def test_names_and_addresses_of_people_never_enter(acting, alice, product, data)
     assert "ahn" not in stored
 
 
-@pytest.mark.parametrize("key", ["prompt", "output", "outputs", "completion", "password", "secret", "messages"])
+@pytest.mark.parametrize(
+    "key", ["prompt", "output", "outputs", "completion", "password", "secret", "messages"]
+)
 def test_prompts_outputs_and_secrets_are_withheld(acting, alice, product, key):
     acting(alice)
     event = audit_record("run.commented", target=product, data={key: "the quick brown fox"})
@@ -106,7 +110,19 @@ def test_personal_value_becomes_a_commitment_that_the_value_proves(acting, alice
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), 1e300, 0.1 + 0.2, 10**30, "\x00nul", "\ud800", b"raw", {1, 2}, object(), {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}],
+    [
+        float("nan"),
+        float("inf"),
+        1e300,
+        0.1 + 0.2,
+        10**30,
+        "\x00nul",
+        "\ud800",
+        b"raw",
+        {1, 2},
+        object(),
+        {"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}},
+    ],
     ids=str,
 )
 def test_any_value_can_be_recorded_and_has_the_same_digest_after_storage(acting, alice, value):
@@ -120,7 +136,9 @@ def test_any_value_can_be_recorded_and_has_the_same_digest_after_storage(acting,
 
 def test_very_long_parts_are_shortened_not_refused(acting, alice):
     acting(alice)
-    event = audit_record("x" * 300 + ".y", data={"note": "n" * 5000, "many": list(range(1000))}, sentence="s" * 2000)
+    event = audit_record(
+        "x" * 300 + ".y", data={"note": "n" * 5000, "many": list(range(1000))}, sentence="s" * 2000
+    )
     assert (len(event.action), len(event.sentence), len(event.data["note"])) == (80, 500, 500)
     assert len(event.data["many"]) == 200
 

@@ -66,10 +66,14 @@ def test_saving_without_a_change_records_nothing(acting, alice):
 
 def test_long_texts_are_kept_as_digests_only(acting, alice):
     acting(alice)
-    product = Product.objects.create(slug="a", name="A", description="You are a helpful assistant. Answer: 42")
+    product = Product.objects.create(
+        slug="a", name="A", description="You are a helpful assistant. Answer: 42"
+    )
     changes = last("product.row_added").data["changes"]
     assert changes["description"]["new"].startswith("sha256:")
-    ModelVersion.objects.create(name="m", digest="sha256:1", transform={"note": "You are a helpful assistant"})
+    ModelVersion.objects.create(
+        name="m", digest="sha256:1", transform={"note": "You are a helpful assistant"}
+    )
     assert "helpful" not in everything_stored()
     assert product.pk
 

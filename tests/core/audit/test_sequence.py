@@ -87,7 +87,10 @@ def test_event_that_commits_late_gets_a_later_number(beta):
     audit_sequence()
     record(1, "second.done")
     audit_sequence()
-    assert [link.event.action for link in AuditLink.objects.order_by("-seq")[:2]] == ["second.done", "first.done"]
+    assert [link.event.action for link in AuditLink.objects.order_by("-seq")[:2]] == [
+        "second.done",
+        "first.done",
+    ]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -55,11 +55,21 @@ def kinds() -> set[str]:
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE {0} SET {1} = {1}", "DELETE FROM {0}", "TRUNCATE {0}", "TRUNCATE {0} CASCADE", "DELETE FROM {0} WHERE false"],
+    [
+        "UPDATE {0} SET {1} = {1}",
+        "DELETE FROM {0}",
+        "TRUNCATE {0}",
+        "TRUNCATE {0} CASCADE",
+        "DELETE FROM {0} WHERE false",
+    ],
 )
 def test_database_refuses_to_change_the_log(log, table, statement):
     column = {"audit_auditevent": "action", "audit_auditlink": "hash", "audit_audithead": "hash"}[table]
-    with pytest.raises(ProgrammingError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
+    with (
+        pytest.raises(ProgrammingError, match="append-only"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
         cursor.execute(statement.format(table, column))
 
 
@@ -150,7 +160,8 @@ def test_exchanged_events_are_named_as_a_changed_order(log, tamper):
     )
     problems = audit_verify().problems
     assert {(problem.kind, problem.seq) for problem in problems} == {
-        ("order_changed", one.seq), ("order_changed", two.seq)
+        ("order_changed", one.seq),
+        ("order_changed", two.seq),
     }
 
 
@@ -232,7 +243,9 @@ def test_head_signed_with_a_key_of_the_forgers_own_is_named(log, tamper, slip_in
         assert {problem.kind for problem in report.problems} == {"head_forged"}
 
 
-@pytest.mark.parametrize("envelope", ["{}", "null", "[]", '{"payload": "!", "payloadType": "x", "signatures": []}', '"x"'])
+@pytest.mark.parametrize(
+    "envelope", ["{}", "null", "[]", '{"payload": "!", "payloadType": "x", "signatures": []}', '"x"']
+)
 def test_head_that_is_no_envelope_is_named(log, tamper, envelope):
     tamper(f"UPDATE audit_audithead SET envelope = '{envelope}'")
     assert "head_forged" in kinds()

@@ -21,7 +21,9 @@ class Command(BaseCommand):
         parser.add_argument("--tenant", metavar="SCHEMA", required=True)
         parser.add_argument("--kind", default="user", choices=["user", "operator", "api_key", "customer"])
         parser.add_argument("ref", help="primary key of the user, key or customer")
-        parser.add_argument("--yes", action="store_true", help="do it; without this only say what would happen")
+        parser.add_argument(
+            "--yes", action="store_true", help="do it; without this only say what would happen"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         schema = options["tenant"]

@@ -23,8 +23,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         which = parser.add_mutually_exclusive_group()
-        which.add_argument("--tenant", metavar="SCHEMA", help="schema of one tenant; 'public' is the operators' log")
-        which.add_argument("--all", action="store_true", help="every tenant and the operators' log (the default)")
+        which.add_argument(
+            "--tenant", metavar="SCHEMA", help="schema of one tenant; 'public' is the operators' log"
+        )
+        which.add_argument(
+            "--all", action="store_true", help="every tenant and the operators' log (the default)"
+        )
         parser.add_argument("--json", action="store_true", help="print the reports as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
