@@ -468,9 +468,7 @@ class TorchEngine:
         results: list[Generation | None] = [None] * len(requests)
         states.sort(key=lambda state: len(state.prompt))
         with self._lock:
-            size = self.options.generate_batch
-            for start in range(0, len(states), size):
-                batch = states[start : start + size]
+            for batch in self._decode_batches(states):
                 began = time.perf_counter()
                 for _ in self._decode(batch, began):
                     pass
@@ -483,6 +481,20 @@ class TorchEngine:
                     )
         assert all(result is not None for result in results)
         return [result for result in results if result is not None]
+
+    def _decode_batches(self, states: list[_Decoding]) -> Iterator[list[_Decoding]]:
+        """Consecutive states (sorted shortest first): at most ``generate_batch``, fewer when prompts are
+        long."""
+        most_tokens = 4 * self.batch_tokens
+        batch: list[_Decoding] = []
+        for state in states:
+            full = len(batch) >= self.options.generate_batch
+            if batch and (full or (len(batch) + 1) * len(state.prompt) > most_tokens):
+                yield batch
+                batch = []
+            batch.append(state)
+        if batch:
+            yield batch
 
     def stream(self, request: GenerateRequest) -> Iterator[StreamChunk]:
         """Text as it appears. Half characters and the beginning of a stop string are held back until

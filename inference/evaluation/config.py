@@ -175,8 +175,15 @@ class ScoringParams:
             prompt=PromptTemplate(**_known(PromptTemplate, prompt, "prompt")),
             decoding=decoding_from_dict(decoding),
             target_delimiter=str(data.get("target_delimiter", " ")),
-            examples=tuple(Example(**_known(Example, row, "examples")) for row in data.get("examples", ())),
+            examples=tuple(_example(row) for row in data.get("examples", ())),
         )
+
+
+def _example(data: object) -> Example:
+    values = _known(Example, data, "examples")
+    return Example(
+        input=values.get("input", ""), target=values.get("target", ""), context=values.get("context", "")
+    )
 
 
 def decoding_from_dict(data: Mapping[str, Any]) -> DecodingConfig:
