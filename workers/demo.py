@@ -1,8 +1,9 @@
 """The demo: two tenants with a person for each role, and the main job on a real model in the first of them.
 
 Nothing is computed in advance: the job imports public datasets, makes two variants of the packaged model,
-asks the workers for evaluations through the same services as pages and API, and waits for the gate. Every step
-looks first whether it has been done, so a second start is quick and an interrupted one goes on where it was.
+asks the workers for evaluations through the same services as pages and API, and waits for the gate. Every
+step looks first whether it has been done, so a second start is quick and an interrupted one goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.urls import reverse
+from django.utils import timezone
 from django_tenants.utils import get_public_schema_name, schema_context, tenant_context
 
 from core.evidence.models import Gate, GateVerdict, Run
@@ -270,17 +273,22 @@ def _evaluate(releases: dict[str, Release], gate: Gate, say: Progress) -> None:
     for power in checks[HEALTHY].plan.power:
         if power.criterion.severity == "blocking":
             say(f"before the run: {power.criterion.key}: {power.sentence}")
-    began = time.monotonic()
+    began, began_at = time.monotonic(), timezone.now()
     shown: tuple[int, int] | None = None
     shown_at = 0.0
     while True:
         open_checks = []
         for candidate in candidates:
-            if gate_verdict_settle(gate=gate, candidate=candidate, baseline=baseline) is None:
-                open_checks.append(gate_check_view(gate=gate, candidate=candidate, baseline=baseline))
+            if gate_verdict_settle(gate=gate, candidate=candidate, baseline=baseline) is not None:
+                continue
+            check = gate_check_view(gate=gate, candidate=candidate, baseline=baseline)
+            if check.missing:
+                _refuse_dead(check, since=began_at)
+                # Nobody ended it and yet it is not there: what it would measure has changed since (a deploy).
+                check = gate_check_start(gate=gate, candidate=candidate, baseline=baseline)
+            open_checks.append(check)
         if not open_checks:
             return
-        _refuse_dead(open_checks)
         state = _progress(open_checks)
         now = time.monotonic()
         if state != shown and (now - shown_at > 5 or shown is None):
@@ -289,19 +297,20 @@ def _evaluate(releases: dict[str, Release], gate: Gate, say: Progress) -> None:
         time.sleep(0.5)
 
 
-def _refuse_dead(checks: Sequence[GateCheck]) -> None:
-    """A run that will not come to its end ends the job; the next start asks for it again."""
-    missing = [planned for check in checks for planned in check.missing]
-    if not missing:
-        return
-    ended = Run.objects.filter(
-        subject_digest__in=[planned.release.digest for planned in missing],
-        dataset_digest__in=[planned.dataset_version.digest for planned in missing],
-        status__in=[Run.Status.FAILED, Run.Status.CANCELLED],
-    ).order_by("-created_at")
-    run = ended.first()
+def _refuse_dead(check: GateCheck, *, since: datetime) -> None:
+    """A run that failed or was cancelled meanwhile ends the job; the next start asks for it again."""
+    run = (
+        Run.objects.filter(
+            subject_digest__in=[planned.release.digest for planned in check.missing],
+            dataset_digest__in=[planned.dataset_version.digest for planned in check.missing],
+            status__in=[Run.Status.FAILED, Run.Status.CANCELLED],
+            created_at__gte=since,
+        )
+        .order_by("-created_at")
+        .first()
+    )
     if run is not None:
-        why = f": {run.error}" if getattr(run, "error", "") else ""
+        why = f" ({run.error})" if run.error else ""
         raise DemoFailed(f"Run {run.pk} ended as {run.status}{why}. Start `make up` again to repeat it.")
 
 
