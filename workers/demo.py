@@ -225,6 +225,8 @@ def _material(say: Progress) -> tuple[dict[str, Release], Gate]:
             say(f"made release {version} of {model.name}, {releases[version].digest[:19]}")
     if not product.channels.filter(environment="production", name="stable").exists():
         channel_set(product=product, environment="production", release=releases[BASELINE])
+    # Read again: what the database gives back is what every other process compares with.
+    releases = {release.version: release for release in Release.objects.filter(product=product)}
     playbook_save(
         slug=PLAYBOOK, title="Roll back the document assistant", body=ROLLBACK, on_call_role="engineer"
     )
