@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from django.apps import AppConfig
 
@@ -20,15 +21,34 @@ def _key_names(refs: Collection[str]) -> Mapping[str, str]:
     return names
 
 
+def _record_lockout(sender: object, username: str = "", **kwargs: Any) -> None:
+    """A lock-out is recorded once while it lasts; further attempts could otherwise fill the log."""
+    import hashlib
+
+    from django.core.cache import cache
+
+    from core.audit.services import audit_record
+    from core.security.actor import ANONYMOUS
+    from tenants.accounts.models import User
+
+    address = (username or "").strip().lower()
+    named = hashlib.sha256(address.encode("utf-8", "replace")).hexdigest()
+    if cache.add(f"lockout-recorded:{named}", 1, timeout=900):
+        audit_record("user.locked_out", target=User.objects.filter(email=address).first(), actor=ANONYMOUS)
+
+
 class AccountsConfig(AppConfig):
     name = "tenants.accounts"
     label = "accounts"
 
     def ready(self) -> None:
         """Follow users and keys in the audit log. Neither names, addresses nor secrets are kept there."""
+        from axes.signals import user_locked_out
+
         from core.audit.registry import audited, subject_names
         from tenants.accounts.models import ApiKey, User
 
         audited(User, subject="user", mask=["email", "name", "password"])
         audited(ApiKey, subject="api_key", mask=["name", "secret_sha256"])
         subject_names("api_key", _key_names)
+        user_locked_out.connect(_record_lockout, dispatch_uid="audit lock-outs")

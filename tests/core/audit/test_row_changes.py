@@ -136,3 +136,14 @@ def test_change_through_a_page_names_the_person_who_made_it(as_role):
     event = last("audit.exported")
     assert PersonalDataSalt.objects.get(commitment=event.actor).ref == str(client.user.pk)
     assert event.correlation_id
+
+
+def test_lockout_is_recorded_once_without_the_address(alice):
+    from axes.signals import user_locked_out
+
+    for _ in range(3):
+        user_locked_out.send("axes", request=None, username="Alice@alpha.example", ip_address="1.2.3.4")
+    (event,) = AuditEvent.objects.filter(action="user.locked_out")
+    assert lines_of([event])[0].sentence.endswith("sign in as Alice Ahn")
+    assert "alice" not in everything_stored()
+    assert "1.2.3.4" not in everything_stored()
