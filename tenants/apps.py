@@ -2,13 +2,11 @@ from django.apps import AppConfig
 
 
 class TenantsConfig(AppConfig):
+    """Tenants, plans and domains (public schema)."""
+
     name = "tenants"
     label = "tenants"
 
     def ready(self) -> None:
-        """Follow tenants, their hosts and plans in the operators' audit log."""
-        from core.audit.registry import audited
-        from tenants.models import Domain, Plan, Tenant
-
-        for model in (Tenant, Domain, Plan):
-            audited(model)
+        # Imported for what they register: system checks, and forgetting hosts when tenants change.
+        from tenants import celery, checks, resolver  # noqa: F401

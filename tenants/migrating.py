@@ -193,8 +193,6 @@ def _operation_reason(operation: Operation, app_label: str) -> str:
         return "runs Python"
     if isinstance(operation, operations.RenameModel):
         return "renames a model (its content type is a row)"
-    if getattr(operation, "atomic", True) is False and not isinstance(operation, operations.RunSQL):
-        return f"{type(operation).__name__} runs outside a transaction"
     module = type(operation).__module__
     if not f"{module}.".startswith(_REPLAYABLE_MODULES) and module not in _REPLAYABLE_MODULES:
         return f"{type(operation).__name__} is not one of Django's operations"
