@@ -459,7 +459,9 @@ def examine(
     look(check_memory)
     look(lambda: check_programs(environ))
     running = supervisor_pid(root)
-    if running is not None and running != os.getpid():
+    if running == os.getpid():  # asked by `up` itself, which has started nothing yet
+        running = None
+    if running is not None:
         findings.append(
             Finding("up", True, f"Signoff is running from {root} (pid {running})", required=False)
         )
