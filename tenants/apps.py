@@ -8,5 +8,12 @@ class TenantsConfig(AppConfig):
     label = "tenants"
 
     def ready(self) -> None:
+        """Register checks and the forgetting of hosts, and follow tenants in the operators' audit log."""
+        from core.audit.registry import audited
+
         # Imported for what they register: system checks, and forgetting hosts when tenants change.
         from tenants import celery, checks, resolver  # noqa: F401
+        from tenants.models import Domain, Plan, Tenant
+
+        for model in (Tenant, Domain, Plan):
+            audited(model)
