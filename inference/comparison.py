@@ -13,7 +13,7 @@ from core.evidence.models import Run, RunItem
 from inference.gate_criteria import METRICS
 
 # Metrics that are 0 or 1 for an item, so that an item can flip.
-BINARY_METRICS = ("accuracy", "exact_match")
+BINARY_METRICS = ("accuracy", "accuracy_norm", "exact_match")
 
 
 @dataclass(frozen=True, slots=True)

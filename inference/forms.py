@@ -202,14 +202,13 @@ class CriterionForm(forms.Form):
     rule_type = forms.ChoiceField(
         label="Rule",
         choices=[
-            ("non_inferiority", "Not worse than the baseline by more than"),
-            ("bound", "The value itself"),
+            ("non_inferiority", "Not worse than the baseline"),
+            ("bound", "A bound on the value"),
         ],
     )
     threshold = forms.FloatField(
         label="Margin or bound",
-        help_text="Margin: the loss that is still accepted, in the metric's unit (as a share of the baseline "
-        "for a ratio: 0.1 allows 10 %). Bound: the value to keep.",
+        help_text="The loss still accepted, or the value to keep; in the metric's unit, for a ratio 0.1 is 10 %.",
     )
     scale = forms.ChoiceField(
         choices=words(SCALES), required=False, help_text="How candidate and baseline are compared."
@@ -233,7 +232,9 @@ class CriterionForm(forms.Form):
         min_value=0, initial=200, label="Items", help_text="0 for all items of the test split."
     )
     slice = forms.CharField(max_length=80, required=False, help_text="Empty for all items.")
-    alpha = forms.FloatField(min_value=0.0005, max_value=0.25, required=False, help_text="Empty for the gate's.")
+    alpha = forms.FloatField(
+        min_value=0.0005, max_value=0.25, required=False, help_text="Empty for the gate's."
+    )
     power = forms.FloatField(min_value=0.01, max_value=0.9999, initial=0.8, label="Power wanted")
     area = forms.ChoiceField(choices=words(AREAS))
     max_age_days = forms.IntegerField(

@@ -33,7 +33,23 @@ METRICS: Final[dict[str, Metric]] = {
             "share",
             True,
             ("multiple_choice",),
-            "Share of items whose right choice has the highest log-likelihood per character.",
+            "Share of items whose right choice has the highest log-likelihood.",
+        ),
+        Metric(
+            "accuracy_norm",
+            "Accuracy per character",
+            "share",
+            True,
+            ("multiple_choice",),
+            "Share of items whose right choice has the highest log-likelihood per character of the choice.",
+        ),
+        Metric(
+            "token_f1",
+            "Token F1",
+            "score",
+            True,
+            ("generation",),
+            "Overlap of the generated words with the best accepted answer, from 0 to 1.",
         ),
         Metric(
             "exact_match",
@@ -48,7 +64,7 @@ METRICS: Final[dict[str, Metric]] = {
             "NLL of the gold answer",
             "nats/token",
             False,
-            ("multiple_choice", "generation", "reference"),
+            ("multiple_choice", "reference"),
             "Mean negative log-likelihood per token of the right answer; it moves long before accuracy does.",
         ),
         Metric(
@@ -342,4 +358,4 @@ def default_title(metric: Metric | None, dataset: str, slice_name: str, rule: Ma
     if rule.get("type") == "bound":
         words = "at least" if rule.get("op") == ">=" else "at most"
         return f"{label}{where} {words} {rule.get('bound')}"
-    return f"{label}{where} not worse than the baseline"
+    return f"{label}{where}"

@@ -102,7 +102,7 @@ class GateCheck:
 # Declared assumptions of the power stated before there is any data on the pair: share of items that flip
 # either way, and standard deviation of an item's change in nats per token.
 ASSUMED_DISCORDANCE = 0.10
-ASSUMED_SD = {"nll_gold": 0.20, "nll_text": 0.05}
+ASSUMED_SD = {"nll_gold": 0.20, "nll_text": 0.08}
 
 
 def criterion_spec(criterion: Criterion) -> CriterionSpec:

@@ -24,7 +24,7 @@ from inference.gate_criteria import METRICS, Metric
 from inference.gate_planning import CriterionPower, GateCheck
 from inference.selectors import items_by_key
 
-FLIPS_SHOWN = 12
+FLIPS_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from core.ui.numbers import format_plain
 from core.ui.tables import Column, Table
 from core.ui.templatetags.ui import ago
 from inference.forms import RULE_FIELDS, CriterionForm, GateForm, criterion_initial, service_errors
-from inference.gate_criteria import MAX_CRITERIA, METRICS
+from inference.gate_criteria import MAX_CRITERIA, METRICS, criteria_clean
 from inference.gate_planning import dataset_versions_latest, slice_size
 from inference.gates import (
     criterion_as_dict,
@@ -203,7 +203,7 @@ def _edit(
         "gate": gate,
         "form": form,
         "forms": forms,
-        "previews": _previews(forms) if step == "preview" else {},
+        "previews": _previews(form, forms) if step == "preview" else {},
         "datasets": datasets,
         "crumbs": [("Gates", reverse("inference:gate_list"))],
         "metrics": METRICS.values(),
@@ -239,28 +239,28 @@ def _place_errors(form: GateForm, kept: list[Any], error: DomainError) -> None:
         service_errors(form, placed)
 
 
-def _previews(forms: Any) -> dict[int, Any]:
+def _previews(form: GateForm, forms: Any) -> dict[int, Any]:
     """Power and smallest detectable loss of each criterion as typed, by its position."""
+    form.is_valid()
     forms.is_valid()
-    slugs = {one.cleaned_data.get("dataset", "") for one in forms if hasattr(one, "cleaned_data")}
-    versions = dataset_versions_latest(slugs)
+    alpha = form.cleaned_data.get("alpha") or 0.05
+    typed = {i: one for i, one in enumerate(forms) if not one.errors and one.cleaned_data.get("metric")}
+    datasets = {one.cleaned_data["dataset"]: "" for one in typed.values()}
+    datasets |= dict(Dataset.objects.filter(slug__in=datasets).values_list("slug", "kind"))
+    versions = dataset_versions_latest(datasets)
     found: dict[int, Any] = {}
-    for index, one in enumerate(forms):
-        if one.errors or not one.cleaned_data.get("metric"):
+    for index, one in typed.items():
+        cleaned, errors = criteria_clean([one.as_criterion()], datasets=datasets, alpha=alpha)
+        if errors:
+            for key, problems in errors.items():
+                name = key.split(".", 2)[-1]
+                target = RULE_FIELDS.get(name, name)
+                for problem in problems:
+                    one.add_error(target if target in one.fields else None, problem)
             continue
-        fields = one.as_criterion()
-        metric = METRICS[fields["metric"]]
-        rule = {k: v for k, v in fields["rule"].items() if v not in ("", None)}
-        rule.setdefault("direction", "higher_is_better" if metric.higher_is_better else "lower_is_better")
-        rule.setdefault("op", ">=" if metric.higher_is_better else "<=")
-        criterion = Criterion(
-            **{**fields, "rule": rule, "key": fields["key"] or "new", "title": fields["title"]}
-        )
+        criterion = Criterion(**cleaned[0])
         version = versions.get(criterion.dataset)
         available = version.item_count if version is not None else 0
         n = min(criterion.sample_size or available, available)
-        try:
-            found[index] = criterion_power(criterion, slice_size(version, criterion.slice, n))
-        except ValueError as error:
-            one.add_error(None, str(error))
+        found[index] = criterion_power(criterion, slice_size(version, criterion.slice, n))
     return found

@@ -86,7 +86,7 @@ def model_list(request: HttpRequest) -> HttpResponseBase:
     formats = list(ModelVersion.objects.values_list("source_format", flat=True).distinct().order_by())
     table = Table(
         request,
-        models_visible(),
+        models_visible().order_by("-created_at", "-pk"),
         [
             Column("name", "Model version", lambda r: r.name, sort="name", main=True, header=True),
             Column("digest", "Digest", lambda r: digest(r.digest), raw=lambda r: r.digest, main=True),

@@ -82,7 +82,7 @@ def run_list(request: HttpRequest) -> HttpResponseBase:
     """All runs, newest first."""
     table = Table(
         request,
-        runs_visible(),
+        runs_visible().order_by("-created_at", "-pk"),
         [
             Column(
                 "subject", "Subject", lambda r: r.subject_label, sort="subject_label", main=True, header=True

@@ -283,7 +283,8 @@ def _gate_of_file(path: Path) -> Gate:
 def _only_tenant(options: dict[str, Any]) -> str:
     """The one tenant that has both releases. Raises CommandError when none or several have them."""
     with schema_context(get_public_schema_name()):
-        tenants = list(Tenant.objects.exclude(schema_name=get_public_schema_name()).filter(is_active=True))
+        found = Tenant.objects.exclude(schema_name=get_public_schema_name()).order_by("schema_name")
+        tenants = [tenant for tenant in found if tenant.is_active]
     fitting = []
     for tenant in tenants:
         with tenant_context(tenant):
