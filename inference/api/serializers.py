@@ -274,6 +274,21 @@ class MeasurementOut(serializers.ModelSerializer[Measurement]):
         ]  # fmt: skip
 
 
+class MeasurementIn(Body):
+    """A stated number: entered by a person or program, with its source, and shown as stated."""
+
+    release = serializers.CharField(max_length=120, help_text="Id, digest or product/version of the release.")
+    metric = serializers.CharField(max_length=60)
+    value = serializers.FloatField()
+    source = serializers.CharField(max_length=300, help_text="The document the number comes from.")
+    unit = serializers.CharField(max_length=20, required=False, allow_blank=True, default="")
+    dataset = serializers.CharField(max_length=80, required=False, allow_blank=True, default="")
+    slice = serializers.CharField(max_length=80, required=False, allow_blank=True, default="")
+    n = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=0)
+    low = serializers.FloatField(required=False, allow_null=True, default=None)
+    high = serializers.FloatField(required=False, allow_null=True, default=None)
+
+
 class CriterionOut(serializers.ModelSerializer[Criterion]):
     """One rule over one metric."""
 

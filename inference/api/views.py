@@ -15,6 +15,7 @@ from core.errors import NotFound
 from core.evidence import selectors as evidence
 from core.evidence import services as runs
 from core.evidence.models import Gate, GateVerdict, Measurement, RunEvent, RunItem
+from core.evidence.stated import measurement_state
 from inference import gates, selectors, services
 from inference.api import serializers as s
 from inference.models import (
@@ -380,7 +381,7 @@ class RunEvents(Endpoint):
 class Measurements(Endpoint):
     """Measurements."""
 
-    actions = {"GET": "measurement.view"}
+    actions = {"GET": "measurement.view", "POST": "measurement.state"}
     queryset = Measurement.objects.all()
 
     @extend_schema(
@@ -402,6 +403,17 @@ class Measurements(Endpoint):
             if value := _text(request, name):
                 found = found.filter(**{name: value})
         return self.page(s.MeasurementOut, found)
+
+    @extend_schema(
+        operation_id="measurements_state", request=s.MeasurementIn, responses={201: s.MeasurementOut}
+    )
+    def post(self, request: Request) -> Response:
+        """State a number that no run measured, with the document it comes from."""
+        given = self.given(s.MeasurementIn)
+        release = selectors.release_resolve(given.pop("release"))
+        return self.one(
+            s.MeasurementOut, measurement_state(subject_digest=release.digest, **given), status=201
+        )
 
 
 class Gates(Endpoint):
