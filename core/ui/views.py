@@ -126,7 +126,7 @@ def search(request: HttpRequest) -> HttpResponseBase:
     """Global search: a fragment for the palette (htmx), a whole page otherwise."""
     if current_actor().kind == "anonymous":
         return redirect_to_login(request.get_full_path())
-    query = request.GET.get("q", "")
+    query = request.GET.get("q", "").strip()
     context = {"query": query, "hits": palette_search(request, query)}
     fragment = request.headers.get("HX-Request") == "true"
     return render(request, "ui/search_results.html" if fragment else "ui/search.html", context)

@@ -87,6 +87,7 @@
     openDialog(palette);
     const input = $("input", palette);
     input.value = words;
+    delete palette.dataset.enter;
     input.focus();
     window.htmx?.trigger(input, "palette-opened");
   };
@@ -154,6 +155,16 @@
     const at = all.findIndex((row) => row.hasAttribute("data-focus"));
     mark(all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))]);
   };
+  // Enter follows the marked hit, or the first, once the hits belong to the words that stand in the box: somebody who
+  // types fast must not land on the answer to half a word.
+  const followHit = (palette) => {
+    if (!palette?.open || !palette.dataset.enter) return;
+    const answered = $("[data-query]", palette)?.dataset.query;
+    if (answered !== $("input", palette).value.trim()) return;
+    delete palette.dataset.enter;
+    const hit = $(".palette-list a[data-focus]", palette) || $(".palette-list a", palette);
+    if (hit) location.assign(hit.href);
+  };
   let prefix = 0;
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
@@ -173,12 +184,9 @@
       return next.scrollIntoView({ block: "nearest" });
     }
     if (palette?.open && event.key === "Enter") {
-      const hit = $(".palette-list a[data-focus]", palette) || $(".palette-list a", palette);
-      if (hit) {
-        event.preventDefault();
-        location.assign(hit.href);
-      }
-      return;
+      event.preventDefault();
+      palette.dataset.enter = "yes";
+      return followHit(palette);
     }
     if (event.key === "Escape") {
       for (const menu of $$("details.menu[open]")) {
@@ -297,6 +305,8 @@
     };
     const take = () => {
       const fresh = source.value.split(",").map((word) => word.trim()).filter(Boolean);
+      // Redrawing on every loss of focus would take away the very button that is being pressed.
+      if (!fresh.length) return;
       words = [...new Set([...words, ...fresh])];
       source.value = "";
       draw();
@@ -396,7 +406,10 @@
   };
   const start = () => {
     arm(document);
-    document.body.addEventListener("htmx:afterSettle", (event) => arm(event.detail.elt));
+    document.body.addEventListener("htmx:afterSettle", (event) => {
+      arm(event.detail.elt);
+      followHit($("#palette"));
+    });
     document.body.addEventListener("htmx:responseError", (event) => {
       const page = new DOMParser().parseFromString(event.detail.xhr.responseText, "text/html");
       const words = $(".toast p", page)?.textContent;
