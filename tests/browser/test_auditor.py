@@ -31,7 +31,10 @@ def story(alice: Any, bob: Any) -> None:
     actor = Actor(kind="user", id=str(alice.pk), label=alice.name, roles=("pmo",), schema="alpha")
     with use_actor(actor):
         audit_record("user.roles_changed", target=bob, data={"roles": ["auditor"]})
-        audit_record("waiver.approved", data={"criterion": "p95_latency", "until": "30 Nov 2026", "reason": "known spike"})
+        audit_record(
+            "waiver.approved",
+            data={"criterion": "p95_latency", "until": "30 Nov 2026", "reason": "known spike"},
+        )
     with use_actor(Actor(kind="system", label="Signoff")):
         for number in range(100):
             audit_record("run.started", data={"number": number})
@@ -45,7 +48,9 @@ def shot(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
-def test_auditor_reads_narrows_verifies_and_exports(sign_in: Callable[..., Any], bob: Any, story: None) -> None:
+def test_auditor_reads_narrows_verifies_and_exports(
+    sign_in: Callable[..., Any], bob: Any, story: None
+) -> None:
     page = sign_in(bob)
     page.get_by_role("link", name="Audit").first.click()
     page.get_by_role("heading", name="Audit", level=1).wait_for()
