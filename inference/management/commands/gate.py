@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import close_old_connections
 from django_tenants.utils import get_public_schema_name, schema_context, tenant_context
 
 from core.errors import DomainError, NotFound
@@ -190,7 +189,6 @@ class Command(TenantCommand):
                 f"{waited:.0f} s"
             )
             time.sleep(min(POLL_S, max(0.05, timeout_s - waited)))
-            close_old_connections()
             check = gate_check_view(gate=plan.gate, candidate=plan.candidate, baseline=plan.baseline)
         line.end()
         return True
