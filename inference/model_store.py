@@ -370,9 +370,10 @@ def _check_loads(directory: Path) -> list[str]:
             "missing, or the configuration belongs to another model."
         )
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(directory), dtype="auto", use_safetensors=True, output_loading_info=True, **offline
         )
+        model, info = loaded
     except Exception as error:
         raise ModelRefused(f"The weights do not fit config.json: {_short(error)}") from error
     missing = sorted(str(key) for key in info.get("missing_keys", ()))
@@ -694,7 +695,7 @@ def _read_gguf_once(path: Path) -> Iterator[Any]:
     with _gguf_lock:
         reader = PlainReader(path)
         gguf.GGUFReader = lambda *args, **kwargs: reader  # type: ignore[misc,assignment]
-        gguf.get_tensor_name_map = name_map
+        gguf.get_tensor_name_map = name_map  # type: ignore[assignment]
         try:
             yield reader
         finally:

@@ -88,16 +88,22 @@ def test_a_trailing_space_belongs_to_the_continuation(smollm_engine: TorchEngine
     assert spaced == replace(plain, compute_s=spaced.compute_s)
 
 
-def test_the_model_knows_what_paper_is_cut_with(smollm_engine: TorchEngine) -> None:
-    scores = [r.nll_per_token for r in smollm_engine.loglikelihood(REQUESTS[:4])]
+def test_the_model_knows_the_capital_of_france(smollm_engine: TorchEngine) -> None:
+    words = (" Paris", " London", " bread", " seven")
+    results = smollm_engine.loglikelihood(
+        [LogLikelihoodRequest("The capital of France is", w) for w in words]
+    )
+    scores = [result.nll_per_token for result in results]
     assert scores.index(min(scores)) == 0  # type: ignore[type-var]
 
 
 def test_greedy_is_what_generation_does(smollm_engine: TorchEngine) -> None:
-    (answer,) = smollm_engine.generate([GenerateRequest(prompt=QUESTION, max_tokens=4)])
+    prompt = "Once upon a time, there was a"
+    (answer,) = smollm_engine.generate([GenerateRequest(prompt=prompt, max_tokens=3)])
     (same, other) = smollm_engine.loglikelihood(
-        [LogLikelihoodRequest(QUESTION, answer.text), LogLikelihoodRequest(QUESTION, " bananas")]
+        [LogLikelihoodRequest(prompt, answer.text), LogLikelihoodRequest(prompt, " bananas")]
     )
+    assert answer.tokens_out == 3
     assert same.is_greedy and not other.is_greedy
 
 
