@@ -49,7 +49,9 @@ def own_database() -> Iterator[str]:
         Env().read_env(str(runtime_env_file()), recurse=False)
     url = os.environ.get("DATABASE_URL")
     if not url:
-        sys.exit("Set DATABASE_URL to a PostgreSQL server on which a database may be made, or run make up first.")
+        sys.exit(
+            "Set DATABASE_URL to a PostgreSQL server on which a database may be made, or run make up first."
+        )
     base, _, _ = url.rpartition("/")
     name = f"bench_tenancy_{os.getpid()}"
     with psycopg.connect(f"{base}/postgres", autocommit=True) as admin:
@@ -105,7 +107,9 @@ class Bench:
         with use_actor(SYSTEM):
             while len(self.names) < size:
                 name = f"bench{len(self.names):05d}"
-                seconds.append(timed(lambda name=name: tenant_provision(schema_name=name, name=name, plan="team")))
+                seconds.append(
+                    timed(lambda name=name: tenant_provision(schema_name=name, name=name, plan="team"))
+                )
                 self.names.append(name)
                 if len(self.names) % 50 == 0:
                     self.say(f"  {len(self.names)} tenants")
@@ -150,8 +154,10 @@ class Bench:
         return timed(
             lambda: subprocess.run(
                 [sys.executable, str(ROOT / "manage.py"), "migrate_tenants", "--json"],
-                check=True, capture_output=True, cwd=ROOT,
-            )  # fmt: skip
+                check=True,
+                capture_output=True,
+                cwd=ROOT,
+            )
         )
 
     def add_field(self) -> None:
@@ -203,7 +209,11 @@ class Bench:
 
 def table(results: list[dict[str, Any]], create_stock: float, tables: int) -> str:
     """The figures as lines for a person."""
-    lines = [f"{tables} tables per tenant. Seconds.", "", f"{'':<26}{'stock':>12}{'ours':>12}{'times faster':>15}"]
+    lines = [
+        f"{tables} tables per tenant. Seconds.",
+        "",
+        f"{'':<26}{'stock':>12}{'ours':>12}{'times faster':>15}",
+    ]
 
     def line(what: str, stock: float, ours: float, scaled: bool = False) -> str:
         mark = "~" if scaled else ""
@@ -211,19 +221,45 @@ def table(results: list[dict[str, Any]], create_stock: float, tables: int) -> st
 
     for found in results:
         if found["create_ours_s"]:
-            lines.append(line(f"create a tenant (to {found['tenants']})", create_stock, found["create_ours_s"]))
-        lines.append(line(f"no-op, {found['tenants']} schemas", found["noop_stock_s"], found["noop_ours_s"], found["noop_stock_scaled"]))
-        lines.append(line(f"AddField, {found['tenants']} schemas", found["add_field_stock_s"], found["add_field_ours_s"], found["add_field_stock_scaled"]))
+            lines.append(
+                line(f"create a tenant (to {found['tenants']})", create_stock, found["create_ours_s"])
+            )
+        lines.append(
+            line(
+                f"no-op, {found['tenants']} schemas",
+                found["noop_stock_s"],
+                found["noop_ours_s"],
+                found["noop_stock_scaled"],
+            )
+        )
+        lines.append(
+            line(
+                f"AddField, {found['tenants']} schemas",
+                found["add_field_stock_s"],
+                found["add_field_ours_s"],
+                found["add_field_stock_scaled"],
+            )
+        )
         if found["noop_command_s"]:
-            lines.append(f"{'no-op as a command':<26}{'':>12}{found['noop_command_s']:>12.2f}   (starts Python and Django)")
+            lines.append(
+                f"{'no-op as a command':<26}{'':>12}{found['noop_command_s']:>12.2f}   (starts Python and Django)"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Read the options, run, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[50, 200], help="numbers of tenants, growing (default: 50 200)")
-    parser.add_argument("--stock-limit", type=int, default=50, help="schemas stock is timed on before scaling (default: 50)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[50, 200],
+        help="numbers of tenants, growing (default: 50 200)",
+    )
+    parser.add_argument(
+        "--stock-limit", type=int, default=50, help="schemas stock is timed on before scaling (default: 50)"
+    )
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     options = parser.parse_args()
     if min(options.sizes) < 2 or options.stock_limit < 1:

@@ -6,10 +6,10 @@ from typing import Any
 
 from celery import Task
 from celery.signals import before_task_publish
-from django.db import connection
 from django_tenants.utils import get_public_schema_name
 
 from core.security.actor import SYSTEM, use_actor
+from tenants.db import connection
 
 # Header of a message that carries its tenant's schema.
 HEADER = "tenant_schema"
@@ -84,7 +84,9 @@ class TenantTask(Task):
             raise TenantMissing(f"The message of task {self.name} names no tenant; it was not run.")
         tenant = tenant_by_schema(schema)
         if tenant is None:
-            raise TenantMissing(f"The message of task {self.name} names {schema!r}, which is no tenant; it was not run.")
+            raise TenantMissing(
+                f"The message of task {self.name} names {schema!r}, which is no tenant; it was not run."
+            )
         if not tenant.is_active:
             raise TenantMissing(f"The tenant {schema!r} is deactivated; task {self.name} was not run.")
         return tenant

@@ -45,7 +45,11 @@ def _error(number: int, message: str, hint: str) -> Error:
 def _apps() -> Iterator[Error]:
     shared, tenant = set(settings.SHARED_APPS), set(settings.TENANT_APPS)
     if "tenants" in tenant:
-        yield _error(1, "The app 'tenants' is in TENANT_APPS.", "Tenants and plans live in the public schema only: remove it.")
+        yield _error(
+            1,
+            "The app 'tenants' is in TENANT_APPS.",
+            "Tenants and plans live in the public schema only: remove it.",
+        )
     for app in sorted((shared & tenant) - set(IN_BOTH)):
         yield _error(
             2, f"The app {app!r} is in SHARED_APPS and in TENANT_APPS.",
@@ -53,23 +57,33 @@ def _apps() -> Iterator[Error]:
             "tenants.checks.IN_BOTH with a reason.",
         )  # fmt: skip
     for app in sorted(set(IN_BOTH) - (shared & tenant)):
-        yield _error(3, f"The app {app!r} must be in SHARED_APPS and in TENANT_APPS.", f"Because: {IN_BOTH[app]}.")
+        yield _error(
+            3, f"The app {app!r} must be in SHARED_APPS and in TENANT_APPS.", f"Because: {IN_BOTH[app]}."
+        )
     for config in apps.get_app_configs():
         known = {config.name, f"{type(config).__module__}.{type(config).__qualname__}"}
         if not known & (shared | tenant):
-            yield _error(4, f"The app {config.name!r} is neither in SHARED_APPS nor in TENANT_APPS.", "Its tables would exist nowhere.")
+            yield _error(
+                4,
+                f"The app {config.name!r} is neither in SHARED_APPS nor in TENANT_APPS.",
+                "Its tables would exist nowhere.",
+            )
 
 
 def _middleware() -> Iterator[Error]:
     order = list(settings.MIDDLEWARE)
     if _FIRST not in order:
-        yield _error(5, f"{_FIRST} is not in MIDDLEWARE.", "Every request would be served from the public schema.")
+        yield _error(
+            5, f"{_FIRST} is not in MIDDLEWARE.", "Every request would be served from the public schema."
+        )
         return
     for name in _AFTER_TENANT:
         if name not in order:
             yield _error(6, f"{name} is not in MIDDLEWARE.", "Nobody could sign in.")
         elif order.index(name) < order.index(_FIRST):
-            yield _error(7, f"{name} stands before {_FIRST}.", "It would read the public schema. Put it after.")
+            yield _error(
+                7, f"{name} stands before {_FIRST}.", "It would read the public schema. Put it after."
+            )
     actor = "tenants.accounts.middleware.ActorMiddleware"
     for name in _AFTER_ACTOR:
         if name in order and actor in order and order.index(name) < order.index(actor):
@@ -79,7 +93,11 @@ def _middleware() -> Iterator[Error]:
 def _database() -> Iterator[Error]:
     for alias, database in settings.DATABASES.items():
         if database.get("ENGINE") not in _BACKENDS:
-            yield _error(9, f"DATABASES[{alias!r}] uses {database.get('ENGINE')!r}.", f"Use one of: {', '.join(_BACKENDS)}.")
+            yield _error(
+                9,
+                f"DATABASES[{alias!r}] uses {database.get('ENGINE')!r}.",
+                f"Use one of: {', '.join(_BACKENDS)}.",
+            )
         options = database.get("OPTIONS", {})
         if options.get("server_side_binding") is not True:
             yield _error(
@@ -87,9 +105,15 @@ def _database() -> Iterator[Error]:
                 'Set OPTIONS["server_side_binding"] = True: client-side binding lets injected statements through.',
             )  # fmt: skip
         if options.get("pool") and database.get("CONN_MAX_AGE"):
-            yield _error(11, f"DATABASES[{alias!r}] has a pool and persistent connections.", "Set CONN_MAX_AGE to 0.")
+            yield _error(
+                11, f"DATABASES[{alias!r}] has a pool and persistent connections.", "Set CONN_MAX_AGE to 0."
+            )
     if "django_tenants.routers.TenantSyncRouter" not in settings.DATABASE_ROUTERS:
-        yield _error(12, "TenantSyncRouter is not in DATABASE_ROUTERS.", "Migrations would create every table everywhere.")
+        yield _error(
+            12,
+            "TenantSyncRouter is not in DATABASE_ROUTERS.",
+            "Migrations would create every table everywhere.",
+        )
 
 
 def _caches() -> Iterator[Error]:
@@ -103,14 +127,20 @@ def _caches() -> Iterator[Error]:
 
 def _sign_in() -> Iterator[Error]:
     if not settings.AUTHENTICATION_BACKENDS or "axes" not in settings.AUTHENTICATION_BACKENDS[0]:
-        yield _error(14, "The first of AUTHENTICATION_BACKENDS is not that of axes.", "A lock-out would be ignored.")
+        yield _error(
+            14, "The first of AUTHENTICATION_BACKENDS is not that of axes.", "A lock-out would be ignored."
+        )
     if getattr(settings, "AXES_USERNAME_FORM_FIELD", "") != "username":
         yield _error(
             15, "AXES_USERNAME_FORM_FIELD is not 'username'.",
             "Failures would be recorded without a name, and the right password would open a locked account.",
         )  # fmt: skip
     if settings.SESSION_ENGINE != "django.contrib.sessions.backends.db":
-        yield _error(16, f"SESSION_ENGINE is {settings.SESSION_ENGINE!r}.", "Sessions must live in the tenant's schema: use the database.")
+        yield _error(
+            16,
+            f"SESSION_ENGINE is {settings.SESSION_ENGINE!r}.",
+            "Sessions must live in the tenant's schema: use the database.",
+        )
 
 
 def _tasks() -> Iterator[Error]:
@@ -118,10 +148,18 @@ def _tasks() -> Iterator[Error]:
     from tenants.celery import TenantTask
 
     if not issubclass(app.Task, TenantTask):
-        yield _error(17, "The Celery app's task class does not enter tenants.", 'Use Celery(task_cls="tenants.celery:TenantTask").')
+        yield _error(
+            17,
+            "The Celery app's task class does not enter tenants.",
+            'Use Celery(task_cls="tenants.celery:TenantTask").',
+        )
     for name, task in sorted(app.tasks.items()):
         if not name.startswith("celery.") and getattr(task, "tenant_scope", None) not in {"tenant", "public"}:
-            yield _error(18, f"The task {name} has tenant_scope {getattr(task, 'tenant_scope', None)!r}.", 'It must be "tenant" or "public".')
+            yield _error(
+                18,
+                f"The task {name} has tenant_scope {getattr(task, 'tenant_scope', None)!r}.",
+                'It must be "tenant" or "public".',
+            )
 
 
 def _names() -> Iterator[Error]:

@@ -9,16 +9,19 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from tenants.db import connection
 from tenants.models import Tenant
 
 # Tables that hold nothing but credentials, or other people's addresses at the door.
 WITHHELD_TABLES = re.compile(r"django_session|axes_.*")
 # Columns that hold credentials or key material, wherever they are. (tokens_in is no token.)
-WITHHELD_COLUMNS = re.compile(r"(.*_)?(password|secret|secret_sha256|private_key|private|salt|token)(_[a-z0-9]+)?")
+WITHHELD_COLUMNS = re.compile(
+    r"(.*_)?(password|secret|secret_sha256|private_key|private|salt|token)(_[a-z0-9]+)?"
+)
 _ROWS_PER_FETCH = 500
 
 
@@ -107,7 +110,9 @@ def _columns(schema_name: str) -> dict[str, list[str]]:
     return tables
 
 
-def _write_table(archive: zipfile.ZipFile, schema_name: str, table: str, columns: list[str]) -> dict[str, object]:
+def _write_table(
+    archive: zipfile.ZipFile, schema_name: str, table: str, columns: list[str]
+) -> dict[str, object]:
     quote = connection.ops.quote_name
     names = ", ".join(quote(name) for name in columns)
     rows = size = 0

@@ -15,7 +15,9 @@ def _plan_choices() -> list[tuple[str, str]]:
 class TenantForm(forms.Form):
     """A new tenant with its first admin."""
 
-    name = forms.CharField(label="Name", max_length=120, help_text="As people read it, for example: Summit Assurance.")
+    name = forms.CharField(
+        label="Name", max_length=120, help_text="As people read it, for example: Summit Assurance."
+    )
     schema_name = forms.CharField(
         label="Short name", max_length=63,
         help_text="Small letters, digits and underscores. It becomes the schema and the beginning of the address, and "
@@ -49,4 +51,9 @@ class TenantEditForm(forms.Form):
 class DeactivateForm(forms.Form):
     """Why a tenant is switched off."""
 
-    reason = forms.CharField(label="Reason", max_length=300, required=False, help_text="For the operators; not shown to the tenant.")
+    reason = forms.CharField(
+        label="Reason",
+        max_length=300,
+        required=False,
+        help_text="For the operators; not shown to the tenant.",
+    )

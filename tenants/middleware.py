@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 from django.conf import settings
-from django.db import connection
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django_tenants.utils import get_public_schema_name
 
 from tenants.accounts.keys import key_schema
+from tenants.db import connection
 from tenants.models import Tenant
 from tenants.resolver import tenant_by_host, tenant_by_schema
 
@@ -86,7 +86,9 @@ class TenantMiddleware:
                 streamed = cast(StreamingHttpResponse, response)
                 if not streamed.is_async:
                     # The body is produced after this middleware is left; it must still find its tenant.
-                    streamed.streaming_content = _within(tenant, cast(Iterable[bytes], streamed.streaming_content))
+                    streamed.streaming_content = _within(
+                        tenant, cast(Iterable[bytes], streamed.streaming_content)
+                    )
             return response
         finally:
             connection.set_schema_to_public()
@@ -115,11 +117,14 @@ class TenantMiddleware:
                 "exist yet. Create it with: manage.py tenant_create"
             )
         else:
-            detail = f"No tenant answers at {host}. Check the address; tenants' addresses end in .{settings.BASE_DOMAIN}."
+            base = settings.BASE_DOMAIN
+            detail = f"No tenant answers at {host}. Check the address; tenants' addresses end in .{base}."
         if is_api_path(request.path_info):
             return _problem(404, "tenant_not_found", "No tenant at this address", detail)
         # Escaped by the template; the host is what the visitor typed.
-        page = render_to_string("tenants/unknown_host.html", {"host": host, "detail": detail, "home": _bare_url()})
+        page = render_to_string(
+            "tenants/unknown_host.html", {"host": host, "detail": detail, "home": _bare_url()}
+        )
         return HttpResponse(page, status=404)
 
     def deactivated(self, request: HttpRequest, tenant: Tenant) -> HttpResponse:
@@ -147,5 +152,11 @@ def _bare_url() -> str:
 
 def _problem(status: int, code: str, title: str, detail: str) -> JsonResponse:
     """A problem document (RFC 9457), made here because the API's own handler runs inside a tenant."""
-    document = {"type": f"urn:signoff:problem:{code}", "title": title, "status": status, "detail": detail, "code": code}
+    document = {
+        "type": f"urn:signoff:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
     return JsonResponse(document, status=status, content_type="application/problem+json")

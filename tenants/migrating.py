@@ -35,7 +35,7 @@ from django.apps import apps as global_apps
 from django.contrib.auth.management import create_permissions
 from django.contrib.contenttypes.management import create_contenttypes, inject_rename_contenttypes_operations
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
-from django.db import DatabaseError, connection, connections, router, transaction
+from django.db import DatabaseError, connections, router, transaction
 from django.db.migrations import Migration, operations
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
@@ -45,6 +45,7 @@ from django.db.models.signals import post_migrate, pre_migrate
 from django_tenants.signals import schema_migrated, schema_pre_migration
 from django_tenants.utils import get_public_schema_name, schema_context
 
+from tenants.db import connection
 from tenants.models import Tenant
 from tenants.schema_templates import disk_migrations, migrate_schema_stock, migrations_digest
 
@@ -99,7 +100,8 @@ def heads(names: Sequence[str]) -> dict[str, Head]:
                 table = f"{quote(name)}.django_migrations"
                 parts.append(
                     f"SELECT {index}, {_digest_sql()}, "  # noqa: S608 (quoted names from the catalogue)
-                    f"coalesce((SELECT app || '.' || name FROM {table} ORDER BY id DESC LIMIT 1), ''), count(*) FROM {table}"
+                    f"coalesce((SELECT app || '.' || name FROM {table} ORDER BY id DESC LIMIT 1), ''), "
+                    f"count(*) FROM {table}"
                 )
             cursor.execute(" UNION ALL ".join(parts))
             for index, digest, newest, count in cursor.fetchall():
@@ -262,7 +264,7 @@ def _migrate_ordinary(schema_name: str, recording: Recording | None = None) -> l
         targets = executor.loader.graph.leaf_nodes()
         plan = executor.migration_plan(targets)
         before = _bookkeeping() if recording else None
-        state = executor._create_project_state(with_applied_migrations=True)
+        state = executor._create_project_state(with_applied_migrations=True)  # type: ignore[attr-defined]
         emit_pre_migrate_signal(0, False, connection.alias, apps=state.apps, plan=plan)
         if recording is None:
             state = executor.migrate(targets, plan=plan, state=state.clone())
@@ -275,7 +277,7 @@ def _migrate_ordinary(schema_name: str, recording: Recording | None = None) -> l
                     steps.append(list(sink))
                     sink.clear()
 
-            executor.progress_callback = progress
+            executor.progress_callback = progress  # type: ignore[assignment]
             with _recording_editor(sink):
                 state = executor.migrate(targets, plan=plan, state=state.clone())
         state.clear_delayed_apps_cache()
@@ -370,12 +372,13 @@ class Replay:
         """The whole for one schema, to be executed inside a transaction."""
         quoted = connection.ops.quote_name(schema_name)
         return (
-            f"SET LOCAL lock_timeout = {self._lock_timeout_ms};\n"
+            # Names are quoted, the rest is a recording of our own migrations.
+            f"SET LOCAL lock_timeout = {self._lock_timeout_ms};\n"  # noqa: S608
             f"SET LOCAL search_path = {quoted}, {connection.ops.quote_name(get_public_schema_name())};\n"
             f"SELECT pg_advisory_xact_lock({_lock_number(schema_name)});\n"
-            f"DO $check$ BEGIN IF (SELECT {_digest_sql()} FROM {quoted}.django_migrations) IS DISTINCT FROM "  # noqa: S608
-            f"{_literal(self._digest)} THEN RAISE EXCEPTION 'the schema moved' USING ERRCODE = '{_MOVED}'; END IF; END $check$;\n"
-            f"{self._body}"
+            f"DO $check$ BEGIN IF (SELECT {_digest_sql()} FROM {quoted}.django_migrations) IS DISTINCT FROM "
+            f"{_literal(self._digest)} THEN RAISE EXCEPTION 'the schema moved' USING ERRCODE = '{_MOVED}'; "
+            f"END IF; END $check$;\n{self._body}"
         )
 
 
@@ -398,7 +401,10 @@ def _replay_one(replay: Replay, schema_name: str, plan: list[str]) -> SchemaResu
                     "End the long transaction, then run this again.",
                 )  # fmt: skip
             if state != _MOVED:
-                logger.warning("replay failed, migrating the ordinary way", extra={"schema_name": schema_name, "error": str(error)})
+                logger.warning(
+                    "replay failed, migrating the ordinary way",
+                    extra={"schema_name": schema_name, "error": str(error)},
+                )
             return None
         return SchemaResult(schema_name, "replayed", time.monotonic() - started, list(plan))
     return None
@@ -477,7 +483,9 @@ def _ordinary_many(names: Sequence[str], jobs: int) -> Iterator[SchemaResult]:
                 yield SchemaResult(futures[future], "failed", 0.0, [], f"The worker process ended: {error}")
 
 
-def _replay_many(replay: Replay, names: Sequence[str], plan: list[str], jobs: int) -> Iterator[tuple[str, SchemaResult | None]]:
+def _replay_many(
+    replay: Replay, names: Sequence[str], plan: list[str], jobs: int
+) -> Iterator[tuple[str, SchemaResult | None]]:
     """Replay in many schemas at once; the database does the work, so threads are enough."""
     jobs = min(jobs, len(names))
     if jobs <= 1 or connection.in_atomic_block:
@@ -503,7 +511,7 @@ def _replay_many(replay: Replay, names: Sequence[str], plan: list[str], jobs: in
                     # Really closed, not put back: its catalogue cache has grown with every schema.
                     connection.connection.close()
                     connection.close()
-        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+        except BaseException as error:
             done.put(error)
         finally:
             connections.close_all()
@@ -660,7 +668,9 @@ def migrate_all(
     return Report(ordered, time.monotonic() - started, migrations_digest(disk_migrations()))
 
 
-def _migrate_group(digest: str, members: list[str], *, jobs: int, lock_timeout_s: float) -> Iterator[SchemaResult]:
+def _migrate_group(
+    digest: str, members: list[str], *, jobs: int, lock_timeout_s: float
+) -> Iterator[SchemaResult]:
     """Migrate schemas that all stand at the same migrations."""
     for name in members:
         schema_pre_migration.send(sender=migrate_all, schema_name=name)

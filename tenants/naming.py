@@ -36,7 +36,9 @@ def schema_name_clean(value: str) -> str:
     if name != name.lower():
         raise _schema_error(f"The short name {name!r} must be in small letters: {name.lower()!r}.")
     if len(name) > SCHEMA_MAX_LENGTH:
-        raise _schema_error(f"The short name has {len(name)} characters; at most {SCHEMA_MAX_LENGTH} are allowed.")
+        raise _schema_error(
+            f"The short name has {len(name)} characters; at most {SCHEMA_MAX_LENGTH} are allowed."
+        )
     if name in RESERVED or name.startswith(("pg_", TEMPLATE_PREFIX)):
         raise _schema_error(f"The short name {name!r} is reserved. Choose another.")
     if not _SCHEMA.fullmatch(name):
@@ -64,9 +66,13 @@ def domain_clean(value: str) -> str:
     """
     domain = value.strip().lower().rstrip(".")
     if "://" in domain or ":" in domain or "/" in domain:
-        raise _domain_error(f"The domain {value!r} must be a host name only, without https:// and without a port.")
+        raise _domain_error(
+            f"The domain {value!r} must be a host name only, without https:// and without a port."
+        )
     if "_" in domain:
-        raise _domain_error(f"The domain {value!r} holds an underscore, which host names may not. Use a hyphen.")
+        raise _domain_error(
+            f"The domain {value!r} holds an underscore, which host names may not. Use a hyphen."
+        )
     if not domain or len(domain) > 253 or not all(_LABEL.fullmatch(label) for label in domain.split(".")):
         raise _domain_error(f"The domain {value!r} is not a host name. Example: acme.example.com")
     return domain

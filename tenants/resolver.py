@@ -55,9 +55,11 @@ def forget() -> None:
 def announce() -> None:
     """Forget here and tell the other processes to. A silent cache server only delays them."""
     forget()
-    with contextlib.suppress(redis.RedisError):
-        with redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1) as client:
-            client.publish(CHANNEL, "changed")
+    with (
+        contextlib.suppress(redis.RedisError),
+        redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1) as client,
+    ):
+        client.publish(CHANNEL, "changed")
 
 
 def _on_change(**_: object) -> None:
@@ -86,7 +88,10 @@ def _listen() -> None:
 def _hear() -> None:
     while True:
         try:
-            with redis.Redis.from_url(settings.CACHE_URL, health_check_interval=30) as client, client.pubsub() as channel:
+            with (
+                redis.Redis.from_url(settings.CACHE_URL, health_check_interval=30) as client,
+                client.pubsub() as channel,
+            ):
                 channel.subscribe(CHANNEL)
                 # Also on (re)connection: what was published meanwhile is lost.
                 for _ in channel.listen():

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django_tenants.utils import get_public_schema_name, get_tenant_base_migrate_command_class, schema_context
 
+from tenants.db import connection
 from tenants.errors import ProvisioningFailed
 from tenants.models import SchemaTemplate
 from tenants.naming import TEMPLATE_PREFIX
@@ -163,7 +164,13 @@ def migrate_schema_stock(schema_name: str, *, create: bool = False, **options: A
         MigrationRecorder(connection).ensure_schema()
         connection.set_schema(schema_name)
         # Django's command, not that name's override in django-tenants, which would migrate every schema.
-        call_command(get_tenant_base_migrate_command_class()(), verbosity=0, interactive=False, skip_checks=True, **options)
+        call_command(
+            get_tenant_base_migrate_command_class()(),
+            verbosity=0,
+            interactive=False,
+            skip_checks=True,
+            **options,
+        )
     finally:
         connection.set_tenant(previous)
 
@@ -185,7 +192,9 @@ def pg_dump_path() -> str:
     found = shutil.which("pg_dump")
     if found:
         return found
-    raise ProvisioningFailed("pg_dump was not found. Install the PostgreSQL client, or set PG_DUMP to its path.")
+    raise ProvisioningFailed(
+        "pg_dump was not found. Install the PostgreSQL client, or set PG_DUMP to its path."
+    )
 
 
 def pg_dump(*arguments: str) -> str:
@@ -210,15 +219,15 @@ def pg_dump(*arguments: str) -> str:
     return done.stdout
 
 
-
-
 def _dump(schema: str) -> str:
     text = pg_dump(
         "--schema", schema, "--no-owner", "--no-privileges", "--no-comments", "--inserts", "--rows-per-insert=500"
     )  # fmt: skip
-    head, marker, body = text.partition(f"CREATE SCHEMA {schema};")
+    _, marker, body = text.partition(f"CREATE SCHEMA {schema};")
     if not marker:
-        raise ProvisioningFailed("The template's dump does not begin with its schema; is pg_dump of another major version?")
+        raise ProvisioningFailed(
+            "The template's dump does not begin with its schema; is pg_dump of another major version?"
+        )
     # Session settings stand before the schema, and between objects for their storage; the rest is kept as it is
     # (a line inside a function body or a text could begin with SET or --, so only known lines go).
     lines = [line for line in body.splitlines() if not _is_noise(line)]
@@ -227,5 +236,12 @@ def _dump(schema: str) -> str:
 
 def _is_noise(line: str) -> bool:
     return line.startswith(
-        ("SET default_tablespace", "SET default_table_access_method", "\\restrict", "\\unrestrict", "-- Name:", "-- Data for Name:")
+        (
+            "SET default_tablespace",
+            "SET default_table_access_method",
+            "\\restrict",
+            "\\unrestrict",
+            "-- Name:",
+            "-- Data for Name:",
+        )
     ) or line in {"--", "-- PostgreSQL database dump complete", ""}

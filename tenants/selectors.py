@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import connection
 from django.db.models import Count, Q, QuerySet
 from django_tenants.utils import get_public_schema_name, schema_context
 
 from tenants.accounts.errors import PlanLimit
+from tenants.db import connection
 from tenants.models import Plan, Tenant
 from tenants.resolver import tenant_by_schema
 
@@ -62,7 +62,9 @@ def tenants_matching(*, search: str = "", plan: str = "", status: str = "") -> Q
     found = Tenant.objects.select_related("plan").prefetch_related("domains").order_by("name", "id")
     if search:
         found = found.filter(
-            Q(name__icontains=search) | Q(schema_name__icontains=search) | Q(domains__domain__icontains=search)
+            Q(name__icontains=search)
+            | Q(schema_name__icontains=search)
+            | Q(domains__domain__icontains=search)
         ).distinct()
     if plan:
         found = found.filter(plan=plan)

@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, ProgrammingError, connection, transaction
+from django.db import IntegrityError, ProgrammingError, transaction
 from django.utils import timezone
 from django_tenants.signals import post_schema_sync
 from django_tenants.utils import get_public_schema_name, schema_context
 
-from tenants.audit import audit_record
 from core.security.permissions import require
 from tenants import exporting, naming, schema_templates
 from tenants.accounts.models import Role, User
 from tenants.accounts.services import check_email, check_password
-from tenants.errors import ConfirmationMismatch, ProvisioningFailed, TenantExists, TenantInvalid, TenantNotFound
+from tenants.audit import audit_record
+from tenants.db import connection
+from tenants.errors import (
+    ConfirmationMismatch,
+    ProvisioningFailed,
+    TenantExists,
+    TenantInvalid,
+    TenantNotFound,
+)
 from tenants.models import Domain, Plan, Tenant
 
 
@@ -80,12 +87,18 @@ def tenant_provision(
                         tenant, email=email, name=admin_name, password=admin_password or "",
                         must_change=admin_must_change_password,
                     )  # fmt: skip
-                audit_record("tenant.created", target=tenant, data={"schema": schema_name, "plan": plan.slug, "domain": host})
+                audit_record(
+                    "tenant.created",
+                    target=tenant,
+                    data={"schema": schema_name, "plan": plan.slug, "domain": host},
+                )
                 post_schema_sync.send(sender=Tenant, tenant=tenant)
         except (IntegrityError, ValidationError) as error:
             # Somebody else was faster between our look and our write.
             _refuse_duplicates(schema_name=schema_name, name=name, host=host)
-            raise ProvisioningFailed(f"The tenant {name} could not be stored; nothing was created.") from error
+            raise ProvisioningFailed(
+                f"The tenant {name} could not be stored; nothing was created."
+            ) from error
         except ProgrammingError as error:
             if getattr(error.__cause__, "sqlstate", "") == "42P06":  # duplicate_schema
                 raise _taken("schema_name", f"The short name {schema_name!r} is taken.") from error

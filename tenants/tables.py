@@ -62,9 +62,14 @@ def tenant_table(request: HttpRequest) -> Table:
             Column("name", "Tenant", lambda tenant: tenant.name, sort="name", main=True, header=True),
             Column("domain", "Address", cell(lambda status: status.domain)),
             Column("plan", "Plan", lambda tenant: tenant.plan.name, sort="plan__position"),
-            Column("size", "Size", cell(lambda s: filesize(s.schema_bytes)), numeric=True, raw=cell(lambda s: s.schema_bytes)),
+            Column(
+                "size", "Size", cell(lambda s: filesize(s.schema_bytes)), numeric=True,
+                raw=cell(lambda s: s.schema_bytes),
+            ),
             Column("tables", "Tables", cell(lambda s: s.tables), numeric=True, optional=True),
-            Column("head", "Migration head", cell(lambda s: format_html("<code>{}</code>", s.migration_head or "none"))),
+            Column(
+                "head", "Migration head", cell(lambda s: format_html("<code>{}</code>", s.migration_head or "none"))
+            ),
             Column(
                 "seen", "Last activity", cell(lambda s: ago(s.last_activity) if s.last_activity else "never"),
                 raw=cell(lambda s: s.last_activity),

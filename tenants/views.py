@@ -57,11 +57,18 @@ def tenant_create(request: HttpRequest) -> HttpResponseBase:
             response = render(request, "tenants/tenant_created.html", context)
             response["Cache-Control"] = "no-store"
             return response
-    return render(request, "tenants/tenant_create.html", {"form": form}, status=INVALID if form.errors else 200)
+    return render(
+        request, "tenants/tenant_create.html", {"form": form}, status=INVALID if form.errors else 200
+    )
 
 
 def _detail(
-    request: HttpRequest, tenant: Tenant, *, form: TenantEditForm | None = None, confirm_error: str = "", status: int = 200
+    request: HttpRequest,
+    tenant: Tenant,
+    *,
+    form: TenantEditForm | None = None,
+    confirm_error: str = "",
+    status: int = 200,
 ) -> HttpResponseBase:
     found = selectors.tenant_status(tenant)
     context = {
@@ -131,7 +138,9 @@ def tenant_export(request: HttpRequest, schema_name: str) -> HttpResponseBase:
     with tempfile.TemporaryDirectory() as directory:
         export = services.tenant_export(tenant=tenant, path=Path(directory) / f"{schema_name}.zip")
         handle = export.path.open("rb")
-    response = FileResponse(handle, as_attachment=True, filename=f"{schema_name}-export.zip", content_type="application/zip")
+    response = FileResponse(
+        handle, as_attachment=True, filename=f"{schema_name}-export.zip", content_type="application/zip"
+    )
     response["X-Content-SHA256"] = export.sha256
     return response
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
-from django.db import connection
 from django.utils import timezone
 from django_tenants.utils import get_public_schema_name
 
 from core.errors import DomainError
 from tenants.accounts.models import TENANT_ROLES, Role
 from tenants.accounts.services import scope_choices
+from tenants.db import connection
 
 ROLE_HELP = {
     Role.ADMIN: "manages users, keys and settings",
@@ -89,14 +89,20 @@ class PasswordChangeForm(forms.Form):
 
 def time_zone_choices() -> list[tuple[str, str]]:
     """Time zones with a place in their name, and UTC first."""
-    names = sorted(name for name in zoneinfo.available_timezones() if "/" in name and not name.startswith(("Etc/", "posix", "right")))
+    names = sorted(
+        name
+        for name in zoneinfo.available_timezones()
+        if "/" in name and not name.startswith(("Etc/", "posix", "right"))
+    )
     return [("UTC", "UTC"), *((name, name.replace("_", " ")) for name in names)]
 
 
 class ProfileForm(forms.Form):
     """One's own name and time zone."""
 
-    name = forms.CharField(label="Name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"}))
+    name = forms.CharField(
+        label="Name", max_length=120, widget=forms.TextInput(attrs={"autocomplete": "name"})
+    )
     time_zone = forms.ChoiceField(
         label="Time zone", choices=time_zone_choices, help_text="Times on every page are shown in it."
     )
@@ -106,9 +112,13 @@ class UserForm(forms.Form):
     """A person as an admin edits them."""
 
     name = forms.CharField(label="Name", max_length=120)
-    roles = forms.MultipleChoiceField(label="Roles", choices=role_choices, widget=forms.CheckboxSelectMultiple)
+    roles = forms.MultipleChoiceField(
+        label="Roles", choices=role_choices, widget=forms.CheckboxSelectMultiple
+    )
     is_active = forms.BooleanField(
-        label="May sign in", required=False, help_text="Switched off, the person is signed out everywhere at once."
+        label="May sign in",
+        required=False,
+        help_text="Switched off, the person is signed out everywhere at once.",
     )
 
 
@@ -120,7 +130,9 @@ class UserCreateForm(forms.Form):
         widget=forms.EmailInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )  # fmt: skip
     name = forms.CharField(label="Name", max_length=120)
-    roles = forms.MultipleChoiceField(label="Roles", choices=role_choices, widget=forms.CheckboxSelectMultiple)
+    roles = forms.MultipleChoiceField(
+        label="Roles", choices=role_choices, widget=forms.CheckboxSelectMultiple
+    )
 
 
 _EXPIRY = [("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never")]
@@ -129,7 +141,9 @@ _EXPIRY = [("30", "30 days"), ("90", "90 days"), ("365", "1 year"), ("", "Never"
 class KeyForm(forms.Form):
     """A new API key."""
 
-    name = forms.CharField(label="Name", max_length=80, help_text="What uses it, for example: release pipeline.")
+    name = forms.CharField(
+        label="Name", max_length=80, help_text="What uses it, for example: release pipeline."
+    )
     scopes = forms.MultipleChoiceField(
         label="Scopes", widget=forms.CheckboxSelectMultiple,
         choices=lambda: [(scope, scope) for scope in scope_choices()],

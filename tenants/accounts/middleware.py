@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -17,6 +16,7 @@ from django_tenants.utils import get_public_schema_name
 from core.security.actor import ANONYMOUS, Actor, use_actor
 from tenants.accounts.keys import bearer, key_parse, secret_matches
 from tenants.accounts.models import ApiKey, User
+from tenants.db import connection
 
 # How exactly "last seen" and "last used" are kept; a write per request would be the dearest part of it.
 ACTIVITY_RESOLUTION = timedelta(minutes=1)

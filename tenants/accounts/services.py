@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django_tenants.utils import get_public_schema_name
 
 import core.security
-from tenants.audit import audit_record
 from core.security.actor import current_actor
 from core.security.permissions import require
 from tenants.accounts.errors import AccountInvalid, KeyNotFound, LastAdmin, UserExists, UserNotFound
 from tenants.accounts.keys import key_generate, secret_digest
 from tenants.accounts.models import TENANT_ROLES, ApiKey, Role, User
+from tenants.audit import audit_record
+from tenants.db import connection
 
 # No letters that look alike; a person may have to type it once.
 _PASSWORD_ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # noqa: S105
@@ -46,7 +47,9 @@ def check_email(value: str, *, field: str = "email") -> str:
         if len(email) > 254:
             raise ValidationError("too long")
     except ValidationError:
-        raise _invalid(field, f"{value.strip()[:80]!r} is not an e-mail address. Example: name@example.com") from None
+        raise _invalid(
+            field, f"{value.strip()[:80]!r} is not an e-mail address. Example: name@example.com"
+        ) from None
     return email
 
 
@@ -146,7 +149,9 @@ def user_create(
 def _lock_accounts() -> None:
     """Serialise changes that look at all users (limits, last admin) within this schema."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"accounts:{connection.schema_name}"])
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"accounts:{connection.schema_name}"]
+        )
 
 
 def _refuse_losing_last_admin(user: User) -> None:
@@ -237,7 +242,9 @@ def profile_update(*, user: User, name: str, time_zone: str) -> User:
     """Change one's own name and time zone. Raises AccountInvalid."""
     user = _locked(user)
     name, time_zone = check_name(name), check_time_zone(time_zone)
-    fields = [field for field, value in (("name", name), ("time_zone", time_zone)) if getattr(user, field) != value]
+    fields = [
+        field for field, value in (("name", name), ("time_zone", time_zone)) if getattr(user, field) != value
+    ]
     user.name, user.time_zone = name, time_zone
     if fields:
         user.save(update_fields=fields)

@@ -59,5 +59,3 @@ def user_table(request: HttpRequest) -> Table:
         row_url=(lambda user: reverse("accounts:user_edit", args=[user.pk])) if manage else None,
         default_sort="name",
     )  # fmt: skip
-
-

@@ -86,15 +86,21 @@ def sign_in(request: HttpRequest) -> HttpResponseBase:
 
 
 def locked_out(
-    request: HttpRequest, original_response: HttpResponse | None = None, credentials: dict[str, Any] | None = None
+    request: HttpRequest,
+    original_response: HttpResponse | None = None,
+    credentials: dict[str, Any] | None = None,
 ) -> HttpResponse:
     """What django-axes answers during a lock-out: how long it lasts, and who can help."""
     seconds = selectors.lockout_seconds_left(
-        username=str((credentials or {}).get("username") or ""), ip_address=getattr(request, "axes_ip_address", None)
+        username=str((credentials or {}).get("username") or ""),
+        ip_address=getattr(request, "axes_ip_address", None),
     )
     minutes = max(1, math.ceil(seconds / 60))
     response = render(
-        request, "accounts/locked_out.html", {"minutes": minutes, "limit": settings.AXES_FAILURE_LIMIT}, status=429
+        request,
+        "accounts/locked_out.html",
+        {"minutes": minutes, "limit": settings.AXES_FAILURE_LIMIT},
+        status=429,
     )
     response["Retry-After"] = str(max(1, math.ceil(seconds)))
     add_never_cache_headers(response)
@@ -147,14 +153,19 @@ def profile(request: HttpRequest) -> HttpResponseBase:
     form = ProfileForm(request.POST or None, initial={"name": user.name, "time_zone": user.time_zone})
     if request.method == "POST" and form.is_valid():
         try:
-            services.profile_update(user=user, name=form.cleaned_data["name"], time_zone=form.cleaned_data["time_zone"])
+            services.profile_update(
+                user=user, name=form.cleaned_data["name"], time_zone=form.cleaned_data["time_zone"]
+            )
         except DomainError as error:
             add_errors(form, error)
         else:
             messages.success(request, "Your profile is saved.")
             return redirect("accounts:profile")
     return render(
-        request, "accounts/profile.html", {"form": form, "person": user}, status=INVALID if form.errors else 200
+        request,
+        "accounts/profile.html",
+        {"form": form, "person": user},
+        status=INVALID if form.errors else 200,
     )
 
 
@@ -185,7 +196,9 @@ def user_create(request: HttpRequest) -> HttpResponseBase:
             add_errors(form, error)
         else:
             return _secret_page(request, "accounts/user_created.html", {"person": user, "password": password})
-    return render(request, "accounts/user_create.html", {"form": form}, status=INVALID if form.errors else 200)
+    return render(
+        request, "accounts/user_create.html", {"form": form}, status=INVALID if form.errors else 200
+    )
 
 
 def _secret_page(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
@@ -215,7 +228,10 @@ def user_edit(request: HttpRequest, user_id: int) -> HttpResponseBase:
             messages.success(request, f"{user.name} is saved.")
             return redirect("accounts:user_list")
     return render(
-        request, "accounts/user_edit.html", {"form": form, "person": user}, status=INVALID if form.errors else 200
+        request,
+        "accounts/user_edit.html",
+        {"form": form, "person": user},
+        status=INVALID if form.errors else 200,
     )
 
 
@@ -225,7 +241,9 @@ def user_reset_password(request: HttpRequest, user_id: int) -> HttpResponseBase:
     """Hand out a new password, shown once; it must be changed at the next sign-in."""
     user = services.user_get(user_id)
     password = services.user_reset_password(user=user)
-    return _secret_page(request, "accounts/user_created.html", {"person": user, "password": password, "reset": True})
+    return _secret_page(
+        request, "accounts/user_created.html", {"person": user, "password": password, "reset": True}
+    )
 
 
 # ------------------------------------------------------------------ API keys

@@ -26,7 +26,9 @@ class TenancyCommand(BaseCommand):
                 self.run(**options)
         except DomainError as error:
             if options.get("as_json"):
-                self.stdout.write(json.dumps({"error": error.code, "detail": error.message, "fields": error.fields}))
+                self.stdout.write(
+                    json.dumps({"error": error.code, "detail": error.message, "fields": error.fields})
+                )
             raise CommandError(error.message) from error
         return None
 

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.django_db
 
 def test_an_admin_issues_a_key_and_sees_it_once(as_role: Callable[[str], TenantClient]) -> None:
     admin = as_role("admin")
-    response = admin.post("/keys/new/", {"name": "pipeline", "scopes": ["run.start", "release.view"], "expires_in": "30"})
+    response = admin.post(
+        "/keys/new/", {"name": "pipeline", "scopes": ["run.start", "release.view"], "expires_in": "30"}
+    )
     assert response.status_code == 200
     assert response["Cache-Control"] == "no-store"
     text = response.context["text"]
@@ -69,7 +71,9 @@ def test_a_key_does_what_its_scopes_say(as_system: Any) -> None:
 
 
 def test_expired_and_revoked_keys_are_refused_with_the_reason(as_system: Any) -> None:
-    expired = services.api_key_create(name="old", scopes=["run.view"], expires_at=timezone.now() + timedelta(days=1))
+    expired = services.api_key_create(
+        name="old", scopes=["run.view"], expires_at=timezone.now() + timedelta(days=1)
+    )
     ApiKey.objects.filter(pk=expired.key.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
     assert "expired" in key_authenticate(expired.text)[1]
     revoked = services.api_key_create(name="gone", scopes=["run.view"])
@@ -77,7 +81,9 @@ def test_expired_and_revoked_keys_are_refused_with_the_reason(as_system: Any) ->
     assert "revoked" in key_authenticate(revoked.text)[1]
     services.api_key_revoke(key_id=revoked.key.key_id)  # twice is the same
     # Who does not know the secret learns nothing.
-    assert "revoked" not in key_authenticate(revoked.text[:-3] + "abc")[1].replace("may have been revoked", "")
+    assert "revoked" not in key_authenticate(revoked.text[:-3] + "abc")[1].replace(
+        "may have been revoked", ""
+    )
 
 
 def test_last_use_is_written_at_most_once_a_minute(as_system: Any, django_assert_num_queries: Any) -> None:
@@ -92,7 +98,9 @@ def test_last_use_is_written_at_most_once_a_minute(as_system: Any, django_assert
     assert ApiKey.objects.get(pk=issued.key.pk).last_used_at > first - timedelta(minutes=2)
 
 
-def test_a_key_of_another_tenant_is_wrong_here(as_system: Any, api_key: Callable[..., str], beta: Any) -> None:
+def test_a_key_of_another_tenant_is_wrong_here(
+    as_system: Any, api_key: Callable[..., str], beta: Any
+) -> None:
     text = api_key("run.view", tenant=beta)
     assert key_authenticate(text)[0] is None
     with schema_context("beta"):
@@ -101,7 +109,20 @@ def test_a_key_of_another_tenant_is_wrong_here(as_system: Any, api_key: Callable
     assert key_authenticate(text.replace("sgn_beta_", "sgn_alpha_"))[0] is None
 
 
-@pytest.mark.parametrize("scopes", [[], ["nonsense"], ["run"], ["*"], ["*.*"], ["review.sign"], ["tenant.manage"], ["user.manage"], ["run.view'"]])
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        [],
+        ["nonsense"],
+        ["run"],
+        ["*"],
+        ["*.*"],
+        ["review.sign"],
+        ["tenant.manage"],
+        ["user.manage"],
+        ["run.view'"],
+    ],
+)
 def test_a_bad_scope_is_refused(as_system: Any, scopes: list[str]) -> None:
     with pytest.raises(AccountInvalid) as refused:
         services.api_key_create(name="k", scopes=scopes)

@@ -152,7 +152,13 @@ def test_a_real_worker_runs_in_the_tenant_and_refuses_the_rest(start_worker: Any
     def send(run_id: str, headers: dict[str, Any]) -> None:
         # From public, as a scheduler would: only the header names a tenant.
         with schema_context("public"):
-            app.send_task("workers.tasks.run_execute", args=["alpha", run_id], queue="probe", headers=headers, task_id=run_id)
+            app.send_task(
+                "workers.tasks.run_execute",
+                args=["alpha", run_id],
+                queue="probe",
+                headers=headers,
+                task_id=run_id,
+            )
 
     def said(identity: str) -> str:
         return " ".join(line for line in log.read_text(errors="replace").splitlines() if identity in line)
@@ -161,8 +167,15 @@ def test_a_real_worker_runs_in_the_tenant_and_refuses_the_rest(start_worker: Any
     send(forged, {HEADER: "beta"})
     send(missing, {})
     send(unknown, {HEADER: "nobody"})
-    everything = {right: "that is gone", forged: "WrongTenant", missing: "names no tenant", unknown: "is no tenant"}
-    done = processes.wait_until(lambda: all(words in said(identity) for identity, words in everything.items()), timeout_s=30)
+    everything = {
+        right: "that is gone",
+        forged: "WrongTenant",
+        missing: "names no tenant",
+        unknown: "is no tenant",
+    }
+    done = processes.wait_until(
+        lambda: all(words in said(identity) for identity, words in everything.items()), timeout_s=30
+    )
     assert done, log.read_text(errors="replace")
 
 

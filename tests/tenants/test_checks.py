@@ -30,7 +30,11 @@ def _without(name: str, values: list[str]) -> list[str]:
         ("TENANT_APPS", lambda apps: _without("django.contrib.sessions", apps), "tenants.E003"),
         ("TENANT_APPS", lambda apps: _without("pilots", apps), "tenants.E004"),
         ("MIDDLEWARE", lambda names: _without("tenants.middleware.TenantMiddleware", names), "tenants.E005"),
-        ("MIDDLEWARE", lambda names: _without("tenants.accounts.middleware.ActorMiddleware", names), "tenants.E006"),
+        (
+            "MIDDLEWARE",
+            lambda names: _without("tenants.accounts.middleware.ActorMiddleware", names),
+            "tenants.E006",
+        ),
         ("MIDDLEWARE", lambda names: list(reversed(names)), "tenants.E007"),
         ("MIDDLEWARE", lambda names: ["auditlog.middleware.AuditlogMiddleware", *names], "tenants.E008"),
         ("DATABASE_ROUTERS", lambda _: [], "tenants.E012"),
@@ -50,10 +54,15 @@ def test_a_dangerous_setting_is_found(settings: Any, setting: str, change: Any, 
     [
         ({"ENGINE": "django.db.backends.postgresql"}, "tenants.E009"),
         ({"OPTIONS": {}}, "tenants.E010"),
-        ({"OPTIONS": {"server_side_binding": True, "pool": {"max_size": 2}}, "CONN_MAX_AGE": 60}, "tenants.E011"),
+        (
+            {"OPTIONS": {"server_side_binding": True, "pool": {"max_size": 2}}, "CONN_MAX_AGE": 60},
+            "tenants.E011",
+        ),
     ],
 )
-def test_a_dangerous_database_is_found(monkeypatch: pytest.MonkeyPatch, settings: Any, changes: dict[str, Any], finding: str) -> None:
+def test_a_dangerous_database_is_found(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, changes: dict[str, Any], finding: str
+) -> None:
     for key, value in changes.items():
         monkeypatch.setitem(settings.DATABASES["default"], key, value)
     assert finding in found()

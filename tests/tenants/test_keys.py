@@ -24,7 +24,8 @@ def test_two_keys_share_nothing() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "sgn_", "sgn_alpha", "sgn_alpha_short_x", "sgn_Alpha_" + "a" * 12 + "_" + "b" * 43,
-     "xyz_alpha_" + "a" * 12 + "_" + "b" * 43, "sgn_alpha_" + "a" * 12 + "_" + "b" * 42, "sgn_al'pha_" + "a" * 12 + "_" + "b" * 43],
+     "xyz_alpha_" + "a" * 12 + "_" + "b" * 43, "sgn_alpha_" + "a" * 12 + "_" + "b" * 42,
+     "sgn_al'pha_" + "a" * 12 + "_" + "b" * 43],
 )  # fmt: skip
 def test_what_is_no_key_is_none(text: str) -> None:
     assert key_parse(text) is None
@@ -43,7 +44,14 @@ def test_the_secret_is_not_in_the_repr() -> None:
 
 @pytest.mark.parametrize(
     ("header", "token"),
-    [("Bearer abc", "abc"), ("bearer  abc ", "abc"), ("Basic abc", None), ("", None), ("Bearer", None), ("Bearer ", None)],
+    [
+        ("Bearer abc", "abc"),
+        ("bearer  abc ", "abc"),
+        ("Basic abc", None),
+        ("", None),
+        ("Bearer", None),
+        ("Bearer ", None),
+    ],
 )
 def test_bearer_tokens_are_found(header: str, token: str | None) -> None:
     assert bearer(header) == token

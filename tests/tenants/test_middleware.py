@@ -22,7 +22,13 @@ from tests.conftest import ALPHA_HOST, PASSWORD, PUBLIC_HOST, TenantClient
 pytestmark = pytest.mark.django_db
 
 
-def serve(path: str = "/x/", *, host: str = ALPHA_HOST, answer: Callable[[HttpRequest], Any] | None = None, **headers: str) -> Any:
+def serve(
+    path: str = "/x/",
+    *,
+    host: str = ALPHA_HOST,
+    answer: Callable[[HttpRequest], Any] | None = None,
+    **headers: str,
+) -> Any:
     """One request through the middleware alone; the answer says where the connection stood."""
 
     def view(request: HttpRequest) -> HttpResponse:
@@ -76,8 +82,20 @@ def test_markup_in_a_host_is_escaped() -> None:
     assert "<b>x</b>" not in page.content.decode()
 
 
-@pytest.mark.parametrize(("path", "schema"), [("/api/v1/x", "beta"), ("/v1/models", "beta"), ("/v1", "beta"), ("/", "public"), ("/v10", "public"), ("/apix", "public")])
-def test_a_key_chooses_the_tenant_on_the_bare_host_of_the_api_only(api_key: Callable[..., str], beta: Tenant, path: str, schema: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("/api/v1/x", "beta"),
+        ("/v1/models", "beta"),
+        ("/v1", "beta"),
+        ("/", "public"),
+        ("/v10", "public"),
+        ("/apix", "public"),
+    ],
+)
+def test_a_key_chooses_the_tenant_on_the_bare_host_of_the_api_only(
+    api_key: Callable[..., str], beta: Tenant, path: str, schema: str
+) -> None:
     key = api_key("release.view", tenant=beta)
     assert where(path, host=PUBLIC_HOST, Authorization=f"Bearer {key}") == schema
 
@@ -87,7 +105,9 @@ def test_a_key_does_not_move_a_tenants_host(api_key: Callable[..., str], beta: T
     assert where("/api/v1/x", host=ALPHA_HOST, Authorization=f"Bearer {key}") == "alpha"
 
 
-@pytest.mark.parametrize("key", ["sgn_nothing_aaaaaaaaaaaa_" + "b" * 43, "sgn_public_aaaaaaaaaaaa_" + "b" * 43, "nonsense"])
+@pytest.mark.parametrize(
+    "key", ["sgn_nothing_aaaaaaaaaaaa_" + "b" * 43, "sgn_public_aaaaaaaaaaaa_" + "b" * 43, "nonsense"]
+)
 def test_a_key_of_nobody_stays_public(key: str) -> None:
     assert where("/api/v1/x", host=PUBLIC_HOST, Authorization=f"Bearer {key}") == "public"
 
@@ -114,7 +134,10 @@ def test_a_deactivated_tenant_is_closed_to_people_keys_and_programs(
     page = session.get("/profile/")
     assert page.status_code == 403
     assert "deactivated" in page.content.decode()
-    for client, headers in ((TenantClient(ALPHA_HOST), {}), (TenantClient(PUBLIC_HOST), {"Authorization": f"Bearer {key}"})):
+    for client, headers in (
+        (TenantClient(ALPHA_HOST), {}),
+        (TenantClient(PUBLIC_HOST), {"Authorization": f"Bearer {key}"}),
+    ):
         problem = client.get("/api/v1/releases", headers=headers)
         assert problem.status_code == 403
         assert problem["Content-Type"] == "application/problem+json"
@@ -169,7 +192,10 @@ def test_other_processes_hear_of_a_change(settings: Any) -> None:
     resolver.tenant_by_host("beta.testserver")
     with redis.Redis.from_url(settings.CACHE_URL) as client:
         for _ in range(200):  # the listener subscribes in its own time
-            if client.publish(resolver.CHANNEL, "changed") and "host:beta.testserver" not in resolver._entries:
+            if (
+                client.publish(resolver.CHANNEL, "changed")
+                and "host:beta.testserver" not in resolver._entries
+            ):
                 break
             resolver.tenant_by_host("beta.testserver")
             threading.Event().wait(0.02)
@@ -177,13 +203,26 @@ def test_other_processes_hear_of_a_change(settings: Any) -> None:
             pytest.fail("the listener never forgot")
 
 
-@pytest.mark.parametrize(("host", "bare"), [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.7", True), ("alpha.localhost", False), ("example.com", False)])
+@pytest.mark.parametrize(
+    ("host", "bare"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.0.0.7", True),
+        ("alpha.localhost", False),
+        ("example.com", False),
+    ],
+)
 def test_bare_hosts(host: str, bare: bool) -> None:
     assert is_bare_host(host) is bare
 
 
 def test_the_host_is_read_without_its_port() -> None:
-    assert host_of(RequestFactory().get("/", SERVER_NAME="alpha.testserver", SERVER_PORT="8123")) == "alpha.testserver"
+    assert (
+        host_of(RequestFactory().get("/", SERVER_NAME="alpha.testserver", SERVER_PORT="8123"))
+        == "alpha.testserver"
+    )
 
 
 @pytest.mark.django_db(transaction=True)
@@ -216,7 +255,9 @@ def test_many_threads_never_see_another_tenant(user_with: Callable[..., User], b
             for turn in range(25):
                 tenant = ("alpha", "beta")[(number + turn) % 2]
                 query = "?fail=1" if turn % 3 == 0 else ""
-                answer = middleware(RequestFactory().get(f"/{query}", SERVER_NAME=f"{tenant}.testserver")).content.decode()  # type: ignore[attr-defined]
+                answer = middleware(
+                    RequestFactory().get(f"/{query}", SERVER_NAME=f"{tenant}.testserver")
+                ).content.decode()  # type: ignore[attr-defined]
                 if answer != f"{tenant} {tenant}":
                     wrong.append(f"{tenant} saw {answer}")
                 if turn % 4 == 0:
@@ -234,7 +275,9 @@ def test_many_threads_never_see_another_tenant(user_with: Callable[..., User], b
     assert wrong == []
 
 
-def test_sessions_and_keys_of_another_tenant_open_nothing(as_user: Any, mallory: User, beta: Tenant, api_key: Callable[..., str]) -> None:
+def test_sessions_and_keys_of_another_tenant_open_nothing(
+    as_user: Any, mallory: User, beta: Tenant, api_key: Callable[..., str]
+) -> None:
     session = as_user(mallory, tenant=beta)
     stranger = TenantClient(ALPHA_HOST)
     stranger.cookies = session.cookies

@@ -109,7 +109,9 @@ def test_two_tenants_share_no_row(as_system: Any) -> None:
         ({"name": "ALPHA ltd"}, "name"),
     ],
 )
-def test_what_is_taken_is_a_conflict_at_its_field(as_system: Any, changes: dict[str, Any], field: str) -> None:
+def test_what_is_taken_is_a_conflict_at_its_field(
+    as_system: Any, changes: dict[str, Any], field: str
+) -> None:
     before = traces()
     with pytest.raises(TenantExists) as refused:
         provision(**changes)
@@ -151,10 +153,20 @@ class Injected(Exception):
     """A failure that a test put there."""
 
 
-@pytest.mark.parametrize("place", ["tenants.services._schema_create", "tenants.services._first_admin", "tenants.services.audit_record",
-                                   "tenants.services.Domain.objects.create", "tenants.services.post_schema_sync.send"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "tenants.services._schema_create",
+        "tenants.services._first_admin",
+        "tenants.services.audit_record",
+        "tenants.services.Domain.objects.create",
+        "tenants.services.post_schema_sync.send",
+    ],
+)
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_failure_at_any_step_leaves_nothing_behind(as_system: Any, monkeypatch: pytest.MonkeyPatch, place: str, when: str) -> None:
+def test_a_failure_at_any_step_leaves_nothing_behind(
+    as_system: Any, monkeypatch: pytest.MonkeyPatch, place: str, when: str
+) -> None:
     before = traces()
     owner_path, _, attribute = place.rpartition(".")
     owner: Any
@@ -181,7 +193,9 @@ def test_a_failure_at_any_step_leaves_nothing_behind(as_system: Any, monkeypatch
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_sql_that_breaks_half_way_leaves_nothing_behind(as_system: Any, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+def test_sql_that_breaks_half_way_leaves_nothing_behind(
+    as_system: Any, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
     before = traces()
     real = schema_templates.template_sql
 
@@ -212,7 +226,11 @@ def test_the_template_is_made_once(as_system: Any, django_assert_num_queries: An
 
 
 def test_names_are_replaced_only_where_they_are_the_schema(as_system: Any) -> None:
-    sql = SchemaTemplate.objects.get().sql if SchemaTemplate.objects.exists() else schema_templates.template_sql("x")
+    sql = (
+        SchemaTemplate.objects.get().sql
+        if SchemaTemplate.objects.exists()
+        else schema_templates.template_sql("x")
+    )
     assert "CREATE SCHEMA" in sql
     for line in ("\\restrict", "SET default_table_access_method", "search_path', ''"):
         assert line not in sql
@@ -268,7 +286,9 @@ def test_an_export_holds_every_row_and_no_secret(as_system: Any, tmp_path: Path)
     assert issued.text.rsplit("_", 1)[1] not in everything
     assert issued.key.secret_sha256 not in everything
     assert "tables/django_session.jsonl" not in files
-    assert {"accounts_user.password", "accounts_apikey.secret_sha256", "django_session"} <= set(manifest["withheld"])
+    assert {"accounts_user.password", "accounts_apikey.secret_sha256", "django_session"} <= set(
+        manifest["withheld"]
+    )
     assert manifest["tenant"]["schema"] == "gamma_west"
 
 
@@ -281,7 +301,9 @@ def test_an_export_never_overwrites(as_system: Any, tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
-def test_a_failed_export_leaves_no_file(as_system: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_file(
+    as_system: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from tenants import exporting
 
     tenant = provision()
@@ -294,20 +316,43 @@ def test_a_failed_export_leaves_no_file(as_system: Any, tmp_path: Path, monkeypa
 # ------------------------------------------------------------------ the operators' pages
 @pytest.fixture
 def form() -> dict[str, str]:
-    return {"schema_name": "gamma_west", "name": "Gamma", "plan": "team", "domain": "", "admin_email": "ada@gamma.example", "admin_name": "Ada"}
+    return {
+        "schema_name": "gamma_west",
+        "name": "Gamma",
+        "plan": "team",
+        "domain": "",
+        "admin_email": "ada@gamma.example",
+        "admin_name": "Ada",
+    }
 
 
-def test_an_operator_creates_a_tenant_in_the_page(operator_client: TenantClient, form: dict[str, str]) -> None:
+def test_an_operator_creates_a_tenant_in_the_page(
+    operator_client: TenantClient, form: dict[str, str]
+) -> None:
     response = operator_client.post("/tenants/new/", form)
     assert response.status_code == 200
     assert response["Cache-Control"] == "no-store"
     password = response.context["password"]
     client = TenantClient("gamma-west.localhost")
-    assert client.post("/sign-in/", {"username": form["admin_email"], "password": password}).status_code == 302
+    assert (
+        client.post("/sign-in/", {"username": form["admin_email"], "password": password}).status_code == 302
+    )
 
 
-@pytest.mark.parametrize(("field", "value"), [("schema_name", "alpha"), ("schema_name", "Nö"), ("plan", "x"), ("admin_email", "x"), ("domain", "a_b.c"), ("name", "")])
-def test_the_page_keeps_what_was_typed_and_says_what_is_wrong(operator_client: TenantClient, form: dict[str, str], field: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schema_name", "alpha"),
+        ("schema_name", "Nö"),
+        ("plan", "x"),
+        ("admin_email", "x"),
+        ("domain", "a_b.c"),
+        ("name", ""),
+    ],
+)
+def test_the_page_keeps_what_was_typed_and_says_what_is_wrong(
+    operator_client: TenantClient, form: dict[str, str], field: str, value: str
+) -> None:
     response = operator_client.post("/tenants/new/", {**form, field: value})
     assert response.status_code == 422
     assert response.context["form"].errors[field]
@@ -348,10 +393,14 @@ def test_operators_pages_climb_the_ladder(operator_client: TenantClient) -> None
 
 
 def test_an_operator_changes_plan_and_name(operator_client: TenantClient) -> None:
-    assert operator_client.post("/tenants/alpha/", {"name": "Alpha New", "plan": "business"}).status_code == 302
+    assert (
+        operator_client.post("/tenants/alpha/", {"name": "Alpha New", "plan": "business"}).status_code == 302
+    )
     alpha = Tenant.objects.get(schema_name="alpha")
     assert (alpha.name, alpha.plan_id) == ("Alpha New", "business")
-    assert operator_client.post("/tenants/alpha/", {"name": "Beta GmbH", "plan": "business"}).status_code == 422
+    assert (
+        operator_client.post("/tenants/alpha/", {"name": "Beta GmbH", "plan": "business"}).status_code == 422
+    )
 
 
 def test_an_operator_deletes_after_typing_the_name(operator_client: TenantClient, as_system: Any) -> None:

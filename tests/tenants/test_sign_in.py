@@ -38,7 +38,8 @@ def test_sign_in_never_leads_to_another_site(client: TenantClient, alice: Any, t
 
 
 @pytest.mark.parametrize(
-    ("email", "password"), [("alice@alpha.example", "wrong"), ("nobody@alpha.example", PASSWORD), ("", ""), ("x", "y" * 5000)]
+    ("email", "password"),
+    [("alice@alpha.example", "wrong"), ("nobody@alpha.example", PASSWORD), ("", ""), ("x", "y" * 5000)],
 )
 def test_a_wrong_sign_in_is_refused_without_saying_what_was_wrong(
     client: TenantClient, alice: Any, email: str, password: str
@@ -58,7 +59,9 @@ def test_an_operator_cannot_sign_in_at_a_tenant(client: TenantClient, operator: 
     assert sign_in(TenantClient(PUBLIC_HOST), operator.email, PASSWORD).status_code == 302
 
 
-def test_a_session_of_one_tenant_is_nobody_in_another(as_user: Callable[..., TenantClient], alice: Any, beta: Any) -> None:
+def test_a_session_of_one_tenant_is_nobody_in_another(
+    as_user: Callable[..., TenantClient], alice: Any, beta: Any
+) -> None:
     client = as_user(alice)
     assert client.get("/profile/").status_code == 200
     stranger = TenantClient(BETA_HOST)
@@ -87,7 +90,12 @@ def test_too_many_failures_lock_and_say_for_how_long(client: TenantClient, alice
     assert sign_in(client, alice.email, PASSWORD).status_code == 429
     assert sign_in(client, alice.email.upper(), PASSWORD).status_code == 429
     # From another computer it does: the lock is on the pair.
-    assert client.post("/sign-in/", {"username": alice.email, "password": PASSWORD}, REMOTE_ADDR="10.0.0.9").status_code == 302
+    assert (
+        client.post(
+            "/sign-in/", {"username": alice.email, "password": PASSWORD}, REMOTE_ADDR="10.0.0.9"
+        ).status_code
+        == 302
+    )
 
 
 def test_a_lock_runs_out(client: TenantClient, alice: Any, settings: Any) -> None:
@@ -97,7 +105,9 @@ def test_a_lock_runs_out(client: TenantClient, alice: Any, settings: Any) -> Non
     assert sign_in(client, alice.email, PASSWORD).status_code == 302
 
 
-def test_a_lock_at_one_tenant_does_not_lock_another(client: TenantClient, mallory: Any, settings: Any) -> None:
+def test_a_lock_at_one_tenant_does_not_lock_another(
+    client: TenantClient, mallory: Any, settings: Any
+) -> None:
     for _ in range(settings.AXES_FAILURE_LIMIT):
         sign_in(client, mallory.email, "wrong")
     assert sign_in(TenantClient(BETA_HOST), mallory.email, PASSWORD).status_code == 302
@@ -171,7 +181,9 @@ def test_a_handed_out_password_must_be_changed_before_anything_else(client: Tena
     assert client.get("/profile/").status_code == 200
 
 
-def test_pages_of_passwords_and_sign_in_are_not_cached(as_user: Callable[..., TenantClient], client: TenantClient, alice: Any) -> None:
+def test_pages_of_passwords_and_sign_in_are_not_cached(
+    as_user: Callable[..., TenantClient], client: TenantClient, alice: Any
+) -> None:
     assert "no-store" in client.get("/sign-in/")["Cache-Control"]
     assert "no-store" in as_user(alice).get("/password/")["Cache-Control"]
 
@@ -185,14 +197,20 @@ def test_a_person_sets_name_and_time_zone(as_user: Callable[..., TenantClient], 
     assert "Asia/Tokyo" in client.get("/profile/").content.decode()
 
 
-@pytest.mark.parametrize(("name", "zone"), [("", "UTC"), ("Alice", "Mars/Base"), ("Alice", "../../etc/passwd"), ("x" * 200, "UTC")])
-def test_a_bad_profile_is_refused(as_user: Callable[..., TenantClient], alice: Any, name: str, zone: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "zone"), [("", "UTC"), ("Alice", "Mars/Base"), ("Alice", "../../etc/passwd"), ("x" * 200, "UTC")]
+)
+def test_a_bad_profile_is_refused(
+    as_user: Callable[..., TenantClient], alice: Any, name: str, zone: str
+) -> None:
     assert as_user(alice).post("/profile/", {"name": name, "time_zone": zone}).status_code == 422
     alice.refresh_from_db()
     assert (alice.name, alice.time_zone) == ("Alice Ahn", "UTC")
 
 
-def test_last_seen_is_kept_to_the_minute(as_user: Callable[..., TenantClient], alice: Any, django_assert_num_queries: Any) -> None:
+def test_last_seen_is_kept_to_the_minute(
+    as_user: Callable[..., TenantClient], alice: Any, django_assert_num_queries: Any
+) -> None:
     client = as_user(alice)
     client.get("/profile/")
     alice.refresh_from_db()
@@ -203,7 +221,9 @@ def test_last_seen_is_kept_to_the_minute(as_user: Callable[..., TenantClient], a
     assert alice.last_seen_at == first
 
 
-def test_an_anonymous_visitor_costs_no_query_for_being_nobody(client: TenantClient, django_assert_num_queries: Any) -> None:
+def test_an_anonymous_visitor_costs_no_query_for_being_nobody(
+    client: TenantClient, django_assert_num_queries: Any
+) -> None:
     client.get("/sign-in/")  # host remembered
     with django_assert_num_queries(0):
         client.get("/sign-in/")

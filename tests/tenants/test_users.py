@@ -22,7 +22,9 @@ NEW_USER = {"email": "Carol@Alpha.example", "name": "Carol Cho", "roles": ["engi
 
 
 # ------------------------------------------------------------------ pages
-def test_an_admin_adds_a_user_and_sees_the_password_once(as_role: Callable[[str], TenantClient], client: TenantClient) -> None:
+def test_an_admin_adds_a_user_and_sees_the_password_once(
+    as_role: Callable[[str], TenantClient], client: TenantClient
+) -> None:
     admin = as_role("admin")
     response = admin.post("/users/new/", NEW_USER)
     assert response.status_code == 200
@@ -36,7 +38,9 @@ def test_an_admin_adds_a_user_and_sees_the_password_once(as_role: Callable[[str]
     assert client.post("/sign-in/", {"username": carol.email, "password": password}).status_code == 302
 
 
-@pytest.mark.parametrize("path", ["/users/", "/users/new/", "/keys/", "/keys/new/", "/profile/", "/password/"])
+@pytest.mark.parametrize(
+    "path", ["/users/", "/users/new/", "/keys/", "/keys/new/", "/profile/", "/password/"]
+)
 def test_pages_send_a_visitor_to_sign_in(client: TenantClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 302
@@ -45,7 +49,9 @@ def test_pages_send_a_visitor_to_sign_in(client: TenantClient, path: str) -> Non
 
 @pytest.mark.parametrize("role", ["pmo", "engineer", "security", "legal", "auditor", "customer"])
 @pytest.mark.parametrize("path", ["/users/new/", "/keys/new/"])
-def test_only_an_admin_adds_users_and_keys(as_role: Callable[[str], TenantClient], role: str, path: str) -> None:
+def test_only_an_admin_adds_users_and_keys(
+    as_role: Callable[[str], TenantClient], role: str, path: str
+) -> None:
     client = as_role(role)
     assert client.get(path).status_code == 403
     assert client.post(path, NEW_USER).status_code == 403
@@ -92,7 +98,9 @@ def test_an_admin_changes_roles_and_switches_off(as_role: Callable[[str], Tenant
     assert (alice.name, alice.roles, alice.is_active) == ("Alice B", ["security", "legal"], False)
 
 
-def test_an_admin_resets_a_password(as_role: Callable[[str], TenantClient], as_user: Callable[..., TenantClient], alice: Any) -> None:
+def test_an_admin_resets_a_password(
+    as_role: Callable[[str], TenantClient], as_user: Callable[..., TenantClient], alice: Any
+) -> None:
     session = as_user(alice)
     response = as_role("admin").post(f"/users/{alice.pk}/reset-password/")
     assert response.status_code == 200
@@ -108,24 +116,44 @@ def test_an_admin_resets_a_password(as_role: Callable[[str], TenantClient], as_u
     [("email", "not an address"), ("email", ""), ("email", "a" * 250 + "@b.example"), ("name", ""), ("name", "x" * 130),
      ("roles", []), ("roles", ["operator"]), ("roles", ["god"])],
 )  # fmt: skip
-def test_a_bad_user_is_refused_beside_the_field(as_role: Callable[[str], TenantClient], field: str, value: Any) -> None:
+def test_a_bad_user_is_refused_beside_the_field(
+    as_role: Callable[[str], TenantClient], field: str, value: Any
+) -> None:
     response = as_role("admin").post("/users/new/", {**NEW_USER, field: value})
     assert response.status_code == 422
     assert response.context["form"].errors[field]
 
 
-def test_an_address_is_taken_once_whatever_its_case(as_role: Callable[[str], TenantClient], alice: Any) -> None:
+def test_an_address_is_taken_once_whatever_its_case(
+    as_role: Callable[[str], TenantClient], alice: Any
+) -> None:
     response = as_role("admin").post("/users/new/", {**NEW_USER, "email": "ALICE@alpha.example"})
     assert response.status_code == 422
     assert "already" in response.content.decode()
 
 
-def test_the_same_address_may_work_at_two_tenants(as_role: Callable[[str], TenantClient], mallory: Any) -> None:
+def test_the_same_address_may_work_at_two_tenants(
+    as_role: Callable[[str], TenantClient], mallory: Any
+) -> None:
     assert as_role("admin").post("/users/new/", {**NEW_USER, "email": mallory.email}).status_code == 200
 
 
-@pytest.mark.parametrize("query", ["?q=alice", "?role=pmo", "?state=off", "?sort=-seen", "?csv=1", "?page=99", "?sort=nonsense", "?role=%27"])
-def test_the_list_takes_searches_filters_and_nonsense(as_role: Callable[[str], TenantClient], alice: Any, query: str) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [
+        "?q=alice",
+        "?role=pmo",
+        "?state=off",
+        "?sort=-seen",
+        "?csv=1",
+        "?page=99",
+        "?sort=nonsense",
+        "?role=%27",
+    ],
+)
+def test_the_list_takes_searches_filters_and_nonsense(
+    as_role: Callable[[str], TenantClient], alice: Any, query: str
+) -> None:
     assert as_role("admin").get(f"/users/{query}").status_code == 200
 
 
@@ -202,7 +230,9 @@ def test_generated_passwords_pass_the_validators() -> None:
         assert services.check_password(password, email="x@y.example", name="X") == password
 
 
-@pytest.mark.parametrize("action", ["user.created", "user.roles_changed", "user.deactivated", "user.password_reset"])
+@pytest.mark.parametrize(
+    "action", ["user.created", "user.roles_changed", "user.deactivated", "user.password_reset"]
+)
 def test_changes_are_in_the_audit_log(as_system: Any, action: str) -> None:
     from core.audit.models import AuditEvent
 

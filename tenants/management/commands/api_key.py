@@ -33,9 +33,13 @@ class Command(TenancyCommand):
         super().add_arguments(parser)
         parser.add_argument("action", choices=["create", "list", "revoke"])
         parser.add_argument("key_id", nargs="?", default=None, help="of the key to revoke")
-        parser.add_argument("--tenant", required=True, metavar="SCHEMA", help="short name of the tenant; public for operators")
+        parser.add_argument(
+            "--tenant", required=True, metavar="SCHEMA", help="short name of the tenant; public for operators"
+        )
         parser.add_argument("--name", default="command line", help="what the key is for")
-        parser.add_argument("--scopes", default="", help='separated by commas, for example "run.*,release.view" or "*.view"')
+        parser.add_argument(
+            "--scopes", default="", help='separated by commas, for example "run.*,release.view" or "*.view"'
+        )
         parser.add_argument("--expires-in", type=int, default=None, metavar="DAYS", help="default: never")
 
     def run(self, **options: Any) -> None:
@@ -65,7 +69,9 @@ class Command(TenancyCommand):
         """Print all keys without their secrets."""
         keys = list(selectors.keys())
         lines = [f"{key.key_id} {key.state:<8} {key.name}: {', '.join(key.scopes)}" for key in keys]
-        self.answer({"keys": [_document(key) for key in keys]}, *(lines or ["No keys."]), as_json=options["as_json"])
+        self.answer(
+            {"keys": [_document(key) for key in keys]}, *(lines or ["No keys."]), as_json=options["as_json"]
+        )
 
     def revoke(self, options: dict[str, Any]) -> None:
         """Refuse a key from now on."""

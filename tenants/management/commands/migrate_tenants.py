@@ -33,30 +33,46 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a schema is behind")
-        parser.add_argument("--status", action="store_true", help="change nothing; list every schema and where it stands")
-        parser.add_argument("--schema", action="append", dest="schemas", metavar="NAME", help="only this tenant (repeatable)")
-        parser.add_argument("--jobs", type=int, default=None, help="schemas at a time (default: processors, 2 to 8)")
+        parser.add_argument(
+            "--check", action="store_true", help="change nothing; exit 1 when a schema is behind"
+        )
+        parser.add_argument(
+            "--status", action="store_true", help="change nothing; list every schema and where it stands"
+        )
+        parser.add_argument(
+            "--schema", action="append", dest="schemas", metavar="NAME", help="only this tenant (repeatable)"
+        )
+        parser.add_argument(
+            "--jobs", type=int, default=None, help="schemas at a time (default: processors, 2 to 8)"
+        )
         parser.add_argument(
             "--lock-timeout", type=float, default=migrating.LOCK_TIMEOUT_S, metavar="SECONDS",
             help="how long a statement waits for a table in use before the schema is tried again (default %(default)s)",
         )  # fmt: skip
-        parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document on standard output")
         parser.add_argument(
-            "--no-template", action="store_true", help="do not renew the template from which new tenants are made"
+            "--json", action="store_true", dest="as_json", help="one JSON document on standard output"
+        )
+        parser.add_argument(
+            "--no-template",
+            action="store_true",
+            help="do not renew the template from which new tenants are made",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["jobs"] is not None and options["jobs"] < 1:
             raise CommandError(f"--jobs is {options['jobs']}; it must be at least 1.")
         if options["lock_timeout"] <= 0:
-            raise CommandError(f"--lock-timeout is {options['lock_timeout']}; it must be more than 0 seconds.")
+            raise CommandError(
+                f"--lock-timeout is {options['lock_timeout']}; it must be more than 0 seconds."
+            )
         names = options["schemas"]
         if names is not None:
             known = set(migrating.schema_names())
             unknown = [name for name in names if name not in known]
             if unknown:
-                raise CommandError(f"No tenant has the schema {', '.join(unknown)}. manage.py tenant_list shows them.")
+                raise CommandError(
+                    f"No tenant has the schema {', '.join(unknown)}. manage.py tenant_list shows them."
+                )
         with use_actor(COMMAND_LINE):
             if options["check"] or options["status"]:
                 self.show(names, options)
@@ -90,7 +106,12 @@ class Command(BaseCommand):
             width = len(str(total))
             now = time.monotonic()
             # Failures always; otherwise a line per schema for a person, ten a second for a log.
-            if result.action == "failed" or done in (0, 1, total) or options["verbosity"] > 1 or now - last > 0.1:
+            if (
+                result.action == "failed"
+                or done in (0, 1, total)
+                or options["verbosity"] > 1
+                or now - last > 0.1
+            ):
                 last = now
                 self.stdout.write(f"[{done:>{width}}/{total}] {self._line(result)}")
 
@@ -112,7 +133,9 @@ class Command(BaseCommand):
             if not options["as_json"]:
                 names_failed = ", ".join(result.schema for result in report.failed[:10])
                 more = f" and {len(report.failed) - 10} more" if len(report.failed) > 10 else ""
-                self.stderr.write(f"Failed: {names_failed}{more}. Mend the cause and run migrate_tenants again.")
+                self.stderr.write(
+                    f"Failed: {names_failed}{more}. Mend the cause and run migrate_tenants again."
+                )
             sys.exit(1)
 
     def _line(self, result: SchemaResult) -> str:

@@ -20,10 +20,14 @@ class Command(TenancyCommand):
         parser.add_argument("schema_name", help="short name: small letters, digits and underscores")
         parser.add_argument("--name", required=True, help="name as people read it")
         parser.add_argument("--plan", default="team", help="slug of the plan (default: team)")
-        parser.add_argument("--domain", default=None, help="host name (default: the short name under BASE_DOMAIN)")
+        parser.add_argument(
+            "--domain", default=None, help="host name (default: the short name under BASE_DOMAIN)"
+        )
         parser.add_argument("--admin-email", default=None, help="e-mail address of the first admin")
         parser.add_argument("--admin-name", default="Admin", help="their name")
-        parser.add_argument("--admin-password", default=None, help="their password (default: one is made and printed)")
+        parser.add_argument(
+            "--admin-password", default=None, help="their password (default: one is made and printed)"
+        )
 
     def run(self, **options: Any) -> None:
         email = options["admin_email"]

@@ -18,15 +18,21 @@ class Command(TenancyCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("schema_name")
-        parser.add_argument("--confirm", default=None, metavar="NAME", help="the tenant's name (asked for when missing)")
-        parser.add_argument("--export", default=None, metavar="FILE", help="export its data to this zip first")
+        parser.add_argument(
+            "--confirm", default=None, metavar="NAME", help="the tenant's name (asked for when missing)"
+        )
+        parser.add_argument(
+            "--export", default=None, metavar="FILE", help="export its data to this zip first"
+        )
 
     def run(self, **options: Any) -> None:
         tenant = tenant_get(options["schema_name"])
         confirmation = options["confirm"]
         if confirmation is None:
             if not sys.stdin.isatty():
-                raise CommandError(f"Pass --confirm with the tenant's name, {tenant.name!r}. Nothing was deleted.")
+                raise CommandError(
+                    f"Pass --confirm with the tenant's name, {tenant.name!r}. Nothing was deleted."
+                )
             confirmation = input(f"Everything of {tenant.name} is lost. Type its name to delete it: ")
         if confirmation.strip() == tenant.name and options["export"]:
             export_to(tenant.schema_name, options["export"])

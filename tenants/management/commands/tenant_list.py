@@ -31,4 +31,8 @@ class Command(TenancyCommand):
             f"{s.domain:<36} {s.last_activity.isoformat(timespec='minutes') if s.last_activity else MISSING}"
             for s in statuses
         ]
-        self.answer(document, *(lines or ["No tenants yet. Create one with: manage.py tenant_create"]), as_json=options["as_json"])
+        self.answer(
+            document,
+            *(lines or ["No tenants yet. Create one with: manage.py tenant_create"]),
+            as_json=options["as_json"],
+        )
