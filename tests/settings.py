@@ -8,7 +8,10 @@ from core.settings import *  # noqa: E402, F403
 from core.settings import ALLOWED_HOSTS, DATABASES, LOGGING  # noqa: E402
 
 # Hashing slowly on purpose would cost a tenth of a second per user.
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.MD5PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",  # of people whom a command made in its own process
+]
 ALLOWED_HOSTS = [*ALLOWED_HOSTS, "testserver", ".testserver"]
 # Databases are dropped and made again between tests; a pool would hand out connections to the dropped ones.
 DATABASES["default"]["OPTIONS"].pop("pool", None)

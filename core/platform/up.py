@@ -292,7 +292,7 @@ class _Flow:
         plain()
         if not summary:
             plain(f"  Operators' site   http://{self._base_domain}:{self.port}/")
-            plain("  Make an operator  python manage.py operator_create (see docs/operations.md)")
+            plain("  Make an operator  .venv/bin/python manage.py operator_create --email ... --name ...")
         sites = summary.get("sites")
         if isinstance(sites, list):
             for site in sites:
@@ -300,6 +300,8 @@ class _Flow:
         logins = summary.get("logins")
         if isinstance(logins, list) and logins:
             plain()
+            if self.host not in {"127.0.0.1", "localhost", "::1"}:
+                plain(f"  WARNING: the site listens on {self.host} and everybody knows these passwords.")
             plain("  Log-ins (known to everybody; for the demo only)")
             for login in logins:
                 plain(f"  {login['site']:<18}{login['role']:<10}{login['email']:<34}{login['password']}")
