@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.core.cache import cache
 from django.db import connection
 
-from core.evidence.dossier import dossier_freeze
+from core.evidence.dossier import dossier_freeze, dossier_freeze_digests
 from core.evidence.models import Gate, GateVerdict, Run
+from core.security.canonical import digest as document_digest
 from governance.models import Playbook, Review, Waiver
 from inference.gates import gate_report_document, gate_verdict_current, gate_verdict_latest, raw_numbers
 from inference.models import Release
@@ -39,8 +41,12 @@ def waivers_in_force(review: Review, now: dt.datetime) -> list[Waiver]:
     ]
 
 
-def dossier_build(review: Review, *, now: dt.datetime) -> Dossier:
-    """The dossier of `review` as the facts stand at `now`."""
+def dossier_build(review: Review, *, now: dt.datetime, exact: bool = True) -> Dossier:
+    """The dossier of `review` as the facts stand at `now`.
+
+    exact: read every raw number again, as whoever signs, decides or exports needs it. Lists pass False: the raw
+    numbers of a stored verdict do not change, so their digests are remembered for an hour, and `raw` is empty.
+    """
     gate = Gate.objects.filter(slug=review.gate_slug).order_by("-version").first()
     verdict = gate_verdict_latest(
         gate_slug=review.gate_slug,
@@ -106,7 +112,7 @@ def dossier_build(review: Review, *, now: dt.datetime) -> Dossier:
         elif waived:
             noun = "criterion is" if len(waived) == 1 else "criteria are"
             sentence += f" {len(waived)} {noun} waived ({', '.join(waived)})."
-        raw = raw_numbers(verdict)
+        raw = raw_numbers(verdict) if exact else {}
         content |= {
             "verdict": {
                 "without_waivers": status,
@@ -119,8 +125,21 @@ def dossier_build(review: Review, *, now: dt.datetime) -> Dossier:
             "runs": [_run(run) for run in Run.objects.filter(pk__in=verdict.run_ids).order_by("pk")],
             "playbooks": _playbooks(verdict),
         }
-    frozen, digest = dossier_freeze(content, raw)
+    if verdict is not None and not exact:
+        frozen, digest = dossier_freeze_digests(content, _raw_digests(verdict))
+    else:
+        frozen, digest = dossier_freeze(content, raw)
     return Dossier(frozen, digest, raw, verdict)
+
+
+def _raw_digests(verdict: GateVerdict) -> dict[str, str]:
+    """Digest of each raw document behind a verdict, remembered in the tenant's cache."""
+    name = f"raw-digests:{verdict.pk}"
+    found = cache.get(name)
+    if found is None:
+        found = {key: document_digest(document) for key, document in raw_numbers(verdict).items()}
+        cache.set(name, found, timeout=3600)
+    return dict(found)
 
 
 def _with_waivers(verdict: GateVerdict, status: str, waivers: list[Waiver]) -> tuple[str, list[str]]:

@@ -43,7 +43,7 @@ def decisions_gone_stale(request: HttpRequest) -> HomeCard:
     """Decisions and signatures whose evidence has moved, among the latest fifty reviews."""
     items = []
     for review in reviews_visible().exclude(status=Review.Status.WITHDRAWN)[:50]:
-        state = review_state(review)
+        state = review_state(review, exact=False)
         stale = [row for poll in state.poll for row in poll.signatures if not row.current]
         if state.decision_stale or stale:
             what = (
@@ -84,7 +84,10 @@ def waivers_expiring(request: HttpRequest) -> HomeCard:
 @register_home("auditor", "admin", "engineer")
 def reviews_open(request: HttpRequest) -> HomeCard:
     """Open reviews."""
-    states = [review_state(review) for review in reviews_visible().filter(status=Review.Status.OPEN)[:10]]
+    states = [
+        review_state(review, exact=False)
+        for review in reviews_visible().filter(status=Review.Status.OPEN)[:10]
+    ]
     return HomeCard(
         title="Open reviews",
         empty="No review is open. Open one from a release once its gate has run.",

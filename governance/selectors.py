@@ -72,9 +72,9 @@ class ReviewState:
         )
 
 
-def review_state(review: Review, *, now: dt.datetime | None = None) -> ReviewState:
-    """The state of one review, computed from the facts."""
-    dossier = dossier_build(review, now=now or timezone.now())
+def review_state(review: Review, *, now: dt.datetime | None = None, exact: bool = True) -> ReviewState:
+    """The state of one review, computed from the facts; `exact` as in `dossier_build`."""
+    dossier = dossier_build(review, now=now or timezone.now(), exact=exact)
     states: dict[str, list[SignatureState]] = {}
     for signature in review.signatures.select_related("snapshot", "signer"):
         states.setdefault(signature.role, []).append(
@@ -110,7 +110,7 @@ def reviews_awaiting(user: User) -> list[ReviewState]:
     for review in reviews_visible().filter(
         status=Review.Status.OPEN, required_roles__overlap=list(user.roles)
     ):
-        state = review_state(review)
+        state = review_state(review, exact=False)
         if set(state.missing_roles) & set(user.roles):
             found.append(state)
     return found

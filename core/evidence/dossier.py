@@ -25,6 +25,7 @@ __all__ = [
     "SIGNATURE_SCHEMA",
     "build_dossier_zip",
     "dossier_freeze",
+    "dossier_freeze_digests",
     "raw_file_name",
     "signature_payload",
     "verifier_source",
@@ -87,10 +88,17 @@ def dossier_freeze(
         CanonicalError: something in either is not JSON (NaN among the numbers is written as text by
         ``to_raw``).
     """
+    return dossier_freeze_digests(dossier, {name: digest(document) for name, document in raw.items()})
+
+
+def dossier_freeze_digests(
+    dossier: Mapping[str, Any], raw_digests: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """:func:`dossier_freeze` for callers who know the raw documents' digests already."""
     frozen = dict(dossier)
     frozen["schema"] = DOSSIER_SCHEMA
-    frozen["raw"] = {raw_file_name(name): digest(document) for name, document in raw.items()}
-    frozen.setdefault("evidence", {name: raw_file_name(name) for name in raw})
+    frozen["raw"] = {raw_file_name(name): one for name, one in raw_digests.items()}
+    frozen.setdefault("evidence", {name: raw_file_name(name) for name in raw_digests})
     return frozen, digest(frozen)
 
 

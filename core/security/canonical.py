@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 __all__ = ["CanonicalError", "canonical_bytes", "digest", "sha256_digest"]
@@ -29,7 +30,9 @@ def _number(value: float, path: str) -> str:
     if not math.isfinite(value):
         raise CanonicalError(f"{path} is {value!r}: NaN and infinity have no canonical JSON form.")
     if value == int(value):
-        return str(int(value))
+        # The shortest decimal that reads back as the same double, in full: what a jsonb column gives back too.
+        # int(value) would show the double's exact digits, which differ from 1e23 on.
+        return format(Decimal(repr(value)).to_integral_value(), "f").replace("-0", "0", value == 0)
     return repr(value)
 
 

@@ -40,7 +40,7 @@ class ReviewOut(serializers.ModelSerializer[Review]):
         # Computing the dossier reads every item of every run; once per review and answer is enough.
         cache = self.context.setdefault("review_states", {})
         if review.pk not in cache:
-            cache[review.pk] = review_state(review)
+            cache[review.pk] = review_state(review, exact=False)
         return cache[review.pk]
 
     def get_verdict(self, review: Review) -> str:

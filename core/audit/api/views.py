@@ -35,7 +35,7 @@ class EventOut(serializers.ModelSerializer[AuditEvent]):
 
     def get_sentence(self, event: AuditEvent) -> str:
         """Who did what, in words."""
-        line = lines_of([event])[0]
+        line = self.context["lines"][event.pk]
         return f"{line.actor_name} {line.sentence}"
 
 
@@ -78,7 +78,11 @@ class Events(Endpoint):
             request.query_params.get(name, "").replace("\x00", "\ufffd") for name in ("action", "q")
         )
         wanted = EventFilter(action=action, text=text)
-        return self.page(EventOut, events_filtered(wanted).select_related("link"))
+        rows = self.paginate_queryset(events_filtered(wanted).select_related("link"))
+        assert rows is not None
+        # Names are resolved for the whole page at once.
+        lines = {line.event.pk: line for line in lines_of(rows)}
+        return self.get_paginated_response(EventOut(rows, many=True, context={"lines": lines}).data)
 
 
 class Verification(Endpoint):
