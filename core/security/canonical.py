@@ -32,7 +32,7 @@ def _number(value: float, path: str) -> str:
     if value == int(value):
         # The shortest decimal that reads back as the same double, in full: what a jsonb column gives back too.
         # int(value) would show the double's exact digits, which differ from 1e23 on.
-        return format(Decimal(repr(value)).to_integral_value(), "f").replace("-0", "0", value == 0)
+        return format(Decimal(repr(value or 0.0)).to_integral_value(), "f")
     return repr(value)
 
 
