@@ -198,6 +198,8 @@ def release_create(
                 "model": model_version.digest,
             },
         )
+    # As everybody else will read it: a plan made from it must equal one made from the stored row.
+    release.refresh_from_db()
     return release
 
 
