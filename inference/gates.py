@@ -17,6 +17,7 @@ from django.db import IntegrityError, transaction
 from core.audit.services import audit_record
 from core.errors import Conflict, Invalid, NotFound
 from core.evidence.models import Criterion, Gate
+from core.evidence.statistics import paired_binary_power
 from core.security.actor import current_actor
 from core.security.canonical import digest
 from core.security.permissions import require
@@ -29,6 +30,7 @@ from inference.gate_planning import (
     PlannedEvaluation,
     criterion_power,
     criterion_spec,
+    dataset_versions_latest,
     gate_check_start,
     gate_check_view,
     gate_plan,
@@ -240,11 +242,38 @@ LATENCY_MARGIN = 1.0
 COST_MARGIN = 1.0
 
 
+# Margins a share may get by default: the narrowest that an equal candidate passes with this probability, when
+# three of a hundred answers flip by chance.
+SHARE_MARGINS = (ACCURACY_MARGIN, 0.075, 0.10, 0.15, 0.20)
+SHARE_POWER, SHARE_DISCORDANCE = 0.8, 0.03
+
+
+def share_margin(n: int) -> float:
+    """The default margin of a share measured on `n` items; with few items a narrow one could never be passed."""
+    for margin in SHARE_MARGINS:
+        if n >= 2 and paired_binary_power(n, discordance=SHARE_DISCORDANCE, margin=margin) >= SHARE_POWER:
+            return margin
+    return SHARE_MARGINS[-1]
+
+
 def default_criteria(
-    datasets: Iterable[Dataset], *, sample_size: int = 200, playbook: str = ""
+    datasets: Iterable[Dataset], *, sample_size: int | Mapping[str, int] = 200, playbook: str = ""
 ) -> list[dict[str, Any]]:
-    """Criteria that catch a damaged model on these datasets: accuracy or exact match beside NLL canaries."""
+    """Criteria that catch a damaged model on these datasets: accuracy or exact match beside NLL canaries.
+
+    sample_size: items per dataset, for all or by slug (200 where a slug is missing); 0 means the test split.
+    """
     ordered = sorted(datasets, key=lambda dataset: dataset.slug)
+    versions = dataset_versions_latest({dataset.slug for dataset in ordered})
+    sizes = {
+        d.slug: sample_size if isinstance(sample_size, int) else sample_size.get(d.slug, 200) for d in ordered
+    }
+
+    def share(dataset: Dataset) -> float:
+        version = versions.get(dataset.slug)
+        there = version.splits.get("test") or version.item_count if version is not None else 200
+        return share_margin(min(sizes[dataset.slug] or there, there))
+
     criteria: list[dict[str, Any]] = []
 
     def compare(dataset: Dataset, metric: str, margin: float, **more: Any) -> None:
@@ -254,7 +283,7 @@ def default_criteria(
                 "metric": metric,
                 "dataset": dataset.slug,
                 "rule": rule,
-                "sample_size": sample_size,
+                "sample_size": sizes[dataset.slug],
                 "playbook": playbook,
                 **more,
             }
@@ -262,10 +291,10 @@ def default_criteria(
 
     for dataset in ordered:
         if dataset.kind == Dataset.Kind.MULTIPLE_CHOICE:
-            compare(dataset, "accuracy", ACCURACY_MARGIN)
+            compare(dataset, "accuracy", share(dataset))
             compare(dataset, "nll_gold", NLL_GOLD_MARGIN)
         elif dataset.kind == Dataset.Kind.GENERATION:
-            compare(dataset, "exact_match", ACCURACY_MARGIN)
+            compare(dataset, "exact_match", share(dataset))
         elif dataset.kind == Dataset.Kind.REFERENCE:
             compare(dataset, "nll_gold", NLL_GOLD_MARGIN)
         else:
@@ -284,7 +313,11 @@ def default_criteria(
 
 
 def gate_default(
-    *, product: Product, datasets: Iterable[Dataset], sample_size: int = 200, playbook: str = ""
+    *,
+    product: Product,
+    datasets: Iterable[Dataset],
+    sample_size: int | Mapping[str, int] = 200,
+    playbook: str = "",
 ) -> Gate:
     """Create (or bring up to date) the quality gate `<product>-quality` over these datasets."""
     slug = f"{product.slug}-quality"

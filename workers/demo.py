@@ -246,9 +246,10 @@ def _criteria() -> list[dict[str, Any]]:
 
     The 95th percentile of the default would need 59 items timed one by one, a minute more for each release.
     """
-    criteria = default_criteria(Dataset.objects.filter(slug__in=SAMPLES), playbook=PLAYBOOK)
+    criteria = default_criteria(
+        Dataset.objects.filter(slug__in=SAMPLES), sample_size=SAMPLES, playbook=PLAYBOOK
+    )
     for criterion in criteria:
-        criterion["sample_size"] = SAMPLES[criterion["dataset"]]
         if criterion["metric"] == "latency_ms":
             criterion["rule"] = {**criterion["rule"], "statistic": "p50"}
     return criteria

@@ -176,17 +176,18 @@ def _edit(
 ) -> HttpResponseBase:
     datasets = [(d.slug, f"{d.name} ({d.get_kind_display().lower()})") for d in Dataset.objects.all()]
     options: dict[str, Any] = {"prefix": "criteria", "form_kwargs": {"datasets": datasets}}
-    post = request.POST.copy() if request.method == "POST" else None
+    post = request.POST if request.method == "POST" else None
     step = (post.get("step") or "save") if post is not None else ""
     if post is not None and step == "add":
-        # Without script a new criterion is another round to the server, with everything typed kept.
-        post["criteria-TOTAL_FORMS"] = str(min(_total(post) + 1, MAX_CRITERIA))
+        # Without script a new criterion is another round to the server: everything typed is kept, nothing judged.
+        initial = {name: post.get(name, "") for name in GateForm.base_fields} | (
+            {"slug": gate.slug} if gate is not None else {}
+        )
+        criteria, post = [*_typed(post), {}], None
     form = GateForm(post, initial=initial)
     if gate is not None:
         form.fields["slug"].disabled = True
-    forms = CriterionFormSet(post, initial=criteria if post is None else None, **options)
-    if post is None and not criteria:
-        forms = CriterionFormSet(initial=[{}], **options)
+    forms = CriterionFormSet(post, initial=(criteria or [{}]) if post is None else None, **options)
     if step == "save" and form.is_valid() and forms.is_valid():
         kept = [one for one in forms if not one.cleaned_data.get("DELETE")]
         try:
@@ -212,9 +213,15 @@ def _edit(
     return render(request, "inference/gate_form.html", context, status=422 if refused else 200)
 
 
-def _total(post: Any) -> int:
-    value = post.get("criteria-TOTAL_FORMS", "")
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 4 else 0
+def _typed(post: Any) -> list[dict[str, str]]:
+    """The criteria of a posted form as they were typed, without those marked for removal."""
+    total = post.get("criteria-TOTAL_FORMS", "")
+    count = int(total) if total.isascii() and total.isdigit() and len(total) < 4 else 0
+    rows = [
+        {name: post.get(f"criteria-{index}-{name}", "") for name in (*CriterionForm.base_fields, "DELETE")}
+        for index in range(min(count, MAX_CRITERIA - 1))
+    ]
+    return [row for row in rows if not row.pop("DELETE")]
 
 
 def _save(gate: Gate | None, form: GateForm, criteria: list[dict[str, Any]]) -> Gate:
