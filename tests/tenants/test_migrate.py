@@ -139,7 +139,7 @@ def actions(report: dict[str, Any]) -> dict[str, str]:
 
 def dump(schema: str) -> str:
     """pg_dump -s of a schema with its own name and comments taken out."""
-    text = schema_templates.pg_dump("--schema-only", "--schema", schema)
+    text = schema_templates.pg_dump("--schema-only", "--no-owner", "--schema", schema)
     kept = [
         line
         for line in text.splitlines()
