@@ -16,6 +16,7 @@ import copy
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -427,7 +428,7 @@ def _plotly_intervals(chart: IntervalChart, data: list[dict[str, Any]], layout: 
     layout["yaxis"].update(
         tickmode="array",
         tickvals=[count - 1 - i for i in range(count)],
-        ticktext=[escape(row.label) for row in chart.rows],
+        ticktext=["<br>".join(escape(line) for line in _wrapped(row.label)) for row in chart.rows],
         range=[-0.6, count - 0.4],
         showgrid=False,
         ticks="",
@@ -488,7 +489,7 @@ def _plotly_bars(chart: BarChart, data: list[dict[str, Any]], layout: dict[str, 
     trace: dict[str, Any] = {
         "type": "bar",
         "orientation": "h",
-        "y": [escape(b.label) for b in bars],
+        "y": ["<br>".join(escape(line) for line in _wrapped(b.label)) for b in bars],
         "x": [b.value for b in bars],
         "marker": {"color": [f"@{b.token or 'accent'}" for b in bars]},
         "hovertemplate": "%{y}: %{x}<extra></extra>",
@@ -690,6 +691,12 @@ class _Drawing:
             f"{escape(text)}</text>"
         )
 
+    def label(self, x: float, middle: float, label: str) -> None:
+        """A row's label, right-aligned at x, its lines around the middle of the row."""
+        lines = _wrapped(label)
+        for i, line in enumerate(lines):
+            self.text(x, middle + 4 + 14 * (i - (len(lines) - 1) / 2), line, "text-1", "end")
+
     def rect(self, x: float, y: float, w: float, h: float, fill: str) -> None:
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(0.0, w):.1f}" height="{h:.1f}"'
@@ -727,6 +734,16 @@ Scale = Callable[[float], float]
 def _scale(low: float, high: float, start: float, end: float) -> Scale:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
+
+
+def _wrapped(label: str, width: int = 34) -> list[str]:
+    """A row's label in at most two lines; what does not fit ends in an ellipsis (the table under it has it all)."""
+    lines = textwrap.wrap(label, width) or [""]
+    return (
+        lines
+        if len(lines) <= 2
+        else [lines[0], textwrap.shorten(" ".join(lines[1:]), width, placeholder=" …")]
+    )
 
 
 def _text_px(text: str) -> float:
@@ -796,7 +813,7 @@ def _steps(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[
 
 
 def _svg_intervals(chart: IntervalChart, theme: Theme, width: int) -> str:
-    left = min(width * 0.4, 16 + max(_text_px(row.label) for row in chart.rows))
+    left = min(width * 0.45, 16 + max(_text_px(line) for row in chart.rows for line in _wrapped(row.label)))
     top, bottom = 24.0, 44.0
     height = top + bottom + ROW_PX * len(chart.rows)
     drawing = _Drawing(width, height, theme)
@@ -823,7 +840,7 @@ def _svg_intervals(chart: IntervalChart, theme: Theme, width: int) -> str:
             drawing.text(x(at), top - 8, text, "fail", "middle")
     for i, row in enumerate(chart.rows):
         y = top + ROW_PX * (i + 0.5)
-        drawing.text(left - 12, y + 4, row.label, "text-1", "end")
+        drawing.label(left - 12, y, row.label)
         if row.value is None or not is_number(row.value):
             drawing.text(left + 4, y + 4, "no value", "text-3")
             continue
@@ -837,7 +854,7 @@ def _svg_intervals(chart: IntervalChart, theme: Theme, width: int) -> str:
 
 
 def _svg_bars(chart: BarChart, theme: Theme, width: int) -> str:
-    left = min(width * 0.4, 16 + max(_text_px(bar.label) for bar in chart.bars))
+    left = min(width * 0.45, 16 + max(_text_px(line) for bar in chart.bars for line in _wrapped(bar.label)))
     top, bottom = 8.0, 44.0
     height = top + bottom + ROW_PX * len(chart.bars)
     drawing = _Drawing(width, height, theme)
@@ -857,7 +874,7 @@ def _svg_bars(chart: BarChart, theme: Theme, width: int) -> str:
     for i, bar in enumerate(chart.bars):
         y = top + ROW_PX * (i + 0.5)
         start, end = sorted((x(0), x(bar.value)))
-        drawing.text(left - 12, y + 4, bar.label, "text-1", "end")
+        drawing.label(left - 12, y, bar.label)
         drawing.rect(start, y - 10, end - start, 20, bar.token or "accent")
         if bar.low is not None and bar.high is not None:
             drawing.line(x(bar.low), y, x(bar.high), y, "text-1", 1.5)

@@ -14,7 +14,7 @@ def _template(name: str) -> Template:
     return Template("{% cotton " + name + ' :attrs="component_attrs" / %}')
 
 
-def component(name: str, **attrs: Any) -> SafeString:
+def component(name: str, /, **attrs: Any) -> SafeString:
     """HTML of `<c-name …>` with these attributes. Only for components without a form (no request is at
     hand)."""
     return mark_safe(_template(name).render(Context({"component_attrs": attrs})))  # noqa: S308 - template escapes

@@ -169,3 +169,16 @@ def test_a_missing_estimate_says_so() -> None:
     assert "no value" in chart_svg(
         IntervalChart("i", [IntervalRow("a", 0.1, 0, 0.2), IntervalRow("b", None)])
     )
+
+
+def test_long_labels_are_wrapped_inside_the_drawing() -> None:
+    long = (
+        "NLL of the gold answer on questions, slice length:long, not worse than that of the baseline release"
+    )
+    svg = chart_svg(IntervalChart("i", [IntervalRow(long, 0.1, 0, 0.2)]))
+    starts = [
+        float(x) - 6.6 * len(text)
+        for x, text in re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end"[^>]*>([^<]+)<', svg)
+    ]
+    assert len(starts) == 2 and min(starts) >= 0
+    assert "…" in svg and chart_table(IntervalChart("i", [IntervalRow(long, 0.1, 0, 0.2)])).rows[0][0] == long

@@ -192,3 +192,27 @@ def test_field_shows_its_error_beside_it() -> None:
     assert 'id="id_margin_error"' in html and "Enter a number." in html
     assert 'value="x"' in html, "what was typed is kept"
     assert 'aria-invalid="true"' in html
+
+
+@pytest.mark.parametrize("name", ["time", "verdict", "badge", "number", "digest", "avatar"])
+def test_inline_components_leave_no_space_before_the_next_comma(name: str) -> None:
+    html = component(name, value=None if name == "time" else "x", label="x", name="x")
+    assert html == html.strip()
+
+
+TAG = re.compile(r"""<c-([a-z-]+)((?:\s+[^\s/>"'=<>`]+(?:\s*=\s*(?:"[^"]*"|'[^']*'|\S+))?)*)\s*/?>""", re.S)
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_pages_give_components_only_attributes_they_know(path: Path) -> None:
+    text = re.sub(r"{% comment %}.*?{% endcomment %}", "", path.read_text(), flags=re.S)
+    for name, given in TAG.findall(text):
+        if name in {"slot", "vars"}:
+            continue
+        source = (FOLDER / f"{name}.html").read_text()
+        if "{{ attrs }}" in source:
+            continue
+        declared = set(re.findall(r":?([a-z_]+)=", re.search(r"<c-vars\s([^>]*)/>", source)[1]))
+        bare = re.sub(r"=\s*(\"[^\"]*\"|'[^']*')", "= ", given)
+        used = {word.lstrip(":") for word in re.findall(r"(?:^|\s)(:?[\w:.-]+)(?=\s*=|\s|$)", bare)}
+        assert used - {""} <= declared, f"<c-{name}> knows {sorted(declared)}"
