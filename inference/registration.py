@@ -21,9 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
+from core.audit.schema import schema_current
 from core.audit.services import audit_record
 from core.errors import DomainError
 from core.security.actor import Actor, current_actor, use_actor
@@ -55,14 +56,14 @@ class ModelRegistered(NamedTuple):
 # ------------------------------------------------------------------ where files are
 def tenant_store() -> ModelStore:
     """The model store of the tenant whose schema is entered."""
-    return ModelStore(Path(settings.MODEL_STORE) / connection.schema_name)
+    return ModelStore(Path(settings.MODEL_STORE) / schema_current())
 
 
 def import_roots() -> list[Path]:
     """Directories of the server from which this tenant may register models by path; made when missing."""
     roots = []
     for root in settings.MODEL_IMPORT_ROOTS:
-        own = Path(root).expanduser() / connection.schema_name
+        own = Path(root).expanduser() / schema_current()
         try:
             own.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -127,7 +128,14 @@ def model_register(
     require("model.register")
     fields = _fields_clean(name=name, licence=licence, source=source, price=price_usd_per_compute_s)
     place = import_path(str(path)) if within_import_roots else Path(path).expanduser().resolve()
-    return _register_files(place, price=price_usd_per_compute_s, progress=progress, **fields)
+    return _register_files(
+        place,
+        name=fields["name"],
+        licence=fields["licence"],
+        source=fields["source"],
+        price=price_usd_per_compute_s,
+        progress=progress,
+    )
 
 
 def model_register_upload(
@@ -149,8 +157,10 @@ def model_register_upload(
     try:
         return _register_files(
             upload,
+            name=fields["name"] or PurePosixPath(file_name.replace("\\", "/")).stem[:120],
+            licence=fields["licence"],
+            source=fields["source"] or file_name[-300:],
             price=price_usd_per_compute_s,
-            **{**fields, "source": fields["source"] or file_name[-300:]},
         )
     finally:
         upload.unlink(missing_ok=True)
@@ -173,7 +183,13 @@ def model_register_packaged(
         source=PACKAGED_SOURCE,
         price=price_usd_per_compute_s,
     )
-    return _register_files(packaged_model_path(), price=price_usd_per_compute_s, **fields)
+    return _register_files(
+        packaged_model_path(),
+        name=fields["name"],
+        licence=fields["licence"],
+        source=fields["source"],
+        price=price_usd_per_compute_s,
+    )
 
 
 def packaged_model_path() -> Path:
@@ -492,10 +508,7 @@ def registration_start(
             given["name"] = given.get("name") or PurePosixPath(file_name.replace("\\", "/")).stem[:120]
         else:
             import_path(str(given.get("path", "")))
-    if (
-        action == Registration.Action.TRANSFORM
-        and not ModelVersion.objects.filter(pk=given.get("parent")).exists()
-    ):
+    if action == Registration.Action.TRANSFORM and not _parent_exists(given.get("parent")):
         raise ModelInvalid(
             "There is no such model version to make a variant of.", fields={"parent": ["Choose one."]}
         )
@@ -509,8 +522,13 @@ def registration_start(
             requested_by_label=actor.label,
         )
         audit_record("model.registration_requested", target=registration, data={"action": action})
-        transaction.on_commit(partial(_registration_send, connection.schema_name, str(registration.pk)))
+        transaction.on_commit(partial(_registration_send, schema_current(), str(registration.pk)))
     return registration
+
+
+def _parent_exists(parent: object) -> bool:
+    whole = isinstance(parent, int) and not isinstance(parent, bool) and 0 < parent < 2**63
+    return whole and ModelVersion.objects.filter(pk=int(str(parent))).exists()
 
 
 def _registration_send(schema_name: str, registration_id: str) -> None:
@@ -540,9 +558,7 @@ def registration_execute(*, registration_id: str) -> str:
     made: ModelRegistered | None = None
     message = ""
     # The worker acts for whoever asked (who was allowed to at that time), so that the audit log names them.
-    actor = Actor(
-        kind="system", label=registration.requested_by_label or "Signoff", schema=connection.schema_name
-    )
+    actor = Actor(kind="system", label=registration.requested_by_label or "Signoff", schema=schema_current())
     try:
         with use_actor(actor):
             made = _carry_out(registration)
@@ -602,7 +618,7 @@ def registration_requeue_stale() -> int:
         ):
             registration.enqueued_at = now
             registration.save(update_fields=["enqueued_at"])
-            transaction.on_commit(partial(_registration_send, connection.schema_name, str(registration.pk)))
+            transaction.on_commit(partial(_registration_send, schema_current(), str(registration.pk)))
             count += 1
         for registration in rows.filter(
             status=Registration.Status.RUNNING, started_at__lt=now - timedelta(seconds=ABANDONED_AFTER_S)

@@ -12,7 +12,12 @@ CHUNK = 200
 
 
 def schemas_where(
-    *, table: str, condition: str, parameters: Sequence[object] = (), active_only: bool, public: bool = False
+    *,
+    table: str,
+    condition: str,
+    parameters: Sequence[float | str] = (),
+    active_only: bool,
+    public: bool = False,
 ) -> list[str]:
     """Schemas in whose `table` some row fulfils `condition` (SQL over that table; `{schema}` is the quoted
     schema).
@@ -41,8 +46,9 @@ def schemas_where(
         return found
 
 
-def _ask(names: list[str], table: str, condition: str, parameters: Sequence[object]) -> list[str]:
-    parts, values = [], []
+def _ask(names: list[str], table: str, condition: str, parameters: Sequence[float | str]) -> list[str]:
+    parts: list[str] = []
+    values: list[float | str] = []
     for name in names:
         schema = connection.ops.quote_name(name)
         rows = f"{schema}.{connection.ops.quote_name(table)}"

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
-from django.db import connection
 
+from core.audit.schema import schema_current
 from core.celery import Queues
+from tenants.celery import TenantTask
 
 logger = logging.getLogger("signoff.workers")
 
@@ -22,13 +23,11 @@ class WrongTenant(RuntimeError):
 
 
 def _check_schema(schema_name: str) -> None:
-    if connection.schema_name != schema_name:
-        raise WrongTenant(
-            f"The message is for {schema_name!r} but the task stands in {connection.schema_name!r}."
-        )
+    if schema_current() != schema_name:
+        raise WrongTenant(f"The message is for {schema_name!r} but the task stands in {schema_current()!r}.")
 
 
-@shared_task(runs_on=Queues.INFERENCE, tenant_scope="tenant")
+@shared_task(base=TenantTask, runs_on=Queues.INFERENCE, tenant_scope="tenant")
 def run_execute(schema_name: str, run_id: str) -> str:
     """Carry out a run.
 
@@ -49,7 +48,7 @@ def run_execute(schema_name: str, run_id: str) -> str:
     return outcome
 
 
-@shared_task(runs_on=Queues.DEFAULT, tenant_scope="tenant")
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="tenant")
 def model_registration(schema_name: str, registration_id: str) -> str:
     """Carry out a registration of a model version that was asked for in the browser or by REST.
 
@@ -68,7 +67,7 @@ def model_registration(schema_name: str, registration_id: str) -> str:
         return "gone"
 
 
-@shared_task(runs_on=Queues.DEFAULT, tenant_scope="public")
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
 def requeue_expired() -> int:
     """Bring back runs and registrations that lost their worker or their message, in every active tenant.
 
@@ -80,7 +79,7 @@ def requeue_expired() -> int:
     return requeue_expired_everywhere() + registrations_requeue_everywhere()
 
 
-@shared_task(runs_on=Queues.DEFAULT, tenant_scope="public")
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
 def audit_sequence() -> int:
     """Extend the audit log of every schema that has events waiting.
 

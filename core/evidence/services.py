@@ -21,6 +21,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
+from core.audit.schema import schema_current
 from core.errors import DomainError
 from core.evidence import executors
 from core.evidence.errors import (
@@ -130,7 +131,7 @@ def run_create(
             return RunCreated(found, False)
         _event(run.pk, f"Queued with {total_items} items.")
         _audit("run.created", run, {"kind": str(kind), "plan_digest": plan_digest, "items": total_items})
-        transaction.on_commit(partial(_send, connection.schema_name, str(run.pk)))
+        transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
     return RunCreated(run, True)
 
 
@@ -146,7 +147,7 @@ def _serialise(name: str) -> None:
     """Let one transaction of this tenant at a time pass (until it ends)."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{connection.schema_name}:{name}"]
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{schema_current()}:{name}"]
         )
 
 
@@ -211,7 +212,7 @@ def run_execute(*, run_id: str | uuid.UUID) -> str:
     lease = _lease_take(run_id)
     if lease is None:
         return "nothing to do"
-    heartbeat = _Heartbeat(lease.run.pk, lease.owner, connection.schema_name)
+    heartbeat = _Heartbeat(lease.run.pk, lease.owner, schema_current())
     heartbeat.start()
     try:
         return _execute(lease, heartbeat)
@@ -616,7 +617,7 @@ def run_retry(*, run_id: str | uuid.UUID) -> Run:
         ) from error
     _event(run.pk, f"Retried by {current_actor().label or 'Signoff'}; {run.items.count()} items are kept.")
     _audit("run.retried", run, {"plan_digest": run.plan_digest})
-    transaction.on_commit(partial(_send, connection.schema_name, str(run.pk)))
+    transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
     return run
 
 
@@ -654,7 +655,7 @@ def run_requeue_expired() -> list[uuid.UUID]:
             run.deliveries = min(run.deliveries + 1, 1000)
             run.save(update_fields=["status", "lease_owner", "lease_expires_at", "enqueued_at", "deliveries"])
             requeued.append(run.pk)
-            transaction.on_commit(partial(_send, connection.schema_name, str(run.pk)))
+            transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
     return requeued
 
 
