@@ -39,7 +39,7 @@ if DEPLOYMENT_MODE not in {"multi", "single"}:
 # Schema of the only tenant in single mode.
 SINGLE_TENANT_SCHEMA = env.str("SINGLE_TENANT_SCHEMA", default="main")
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[BASE_DOMAIN, f".{BASE_DOMAIN}", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("HTTPS", default=False)
 
 # ------------------------------------------------------------------ applications

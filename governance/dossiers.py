@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.core.cache import cache
-from django.db import connection
 
 from core.evidence.dossier import dossier_freeze, dossier_freeze_digests
 from core.evidence.models import Gate, GateVerdict, Run
+from core.schema import current_schema
 from core.security.canonical import digest as document_digest
 from governance.models import Playbook, Review, Waiver
 from inference.gates import gate_report_document, gate_verdict_current, gate_verdict_latest, raw_numbers
@@ -56,7 +56,7 @@ def dossier_build(review: Review, *, now: dt.datetime, exact: bool = True) -> Do
     in_force = waivers_in_force(review, now)
     raw: dict[str, dict[str, Any]] = {}
     content: dict[str, Any] = {
-        "tenant": connection.schema_name,
+        "tenant": current_schema(),
         "review": {"id": str(review.pk), "title": review.title},
         "product": {"slug": review.product.slug, "name": review.product.name},
         "candidate": _release(review.candidate),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from django.db import connection
 from django.utils import timezone
 
 from core.audit.services import audit_record
 from core.evidence.dossier import build_dossier_zip
+from core.schema import current_schema
 from core.security.dsse import MANIFEST_PAYLOAD_TYPE
 from core.security.keys import public_key_pem
 from core.security.permissions import require
@@ -46,7 +46,7 @@ def review_pdf(state: ReviewState) -> bytes:
         "governance/pdf/dossier.html",
         {"page": review_page(state), "state": state, "review": state.review, "now": timezone.now()},
         title=f"Dossier: {state.review.title}",
-        header=f"{connection.schema_name} · {state.review.candidate}",
+        header=f"{current_schema()} · {state.review.candidate}",
         digest=state.dossier.digest,
     )
 
@@ -57,6 +57,6 @@ def signature_pdf(signature: Signature, *, current: bool, qr: str) -> bytes:
         "governance/pdf/certificate.html",
         {"signature": signature, "review": signature.review, "current": current, "qr": qr},
         title=f"Signature certificate: {signature.review.title}",
-        header=f"{connection.schema_name} · {signature.review.candidate}",
+        header=f"{current_schema()} · {signature.review.candidate}",
         digest=signature.snapshot.digest,
     )

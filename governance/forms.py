@@ -43,9 +43,8 @@ class ReviewForm(forms.Form):
         newest: dict[str, Gate] = {}
         for gate in Gate.objects.order_by("slug", "-version"):
             newest.setdefault(gate.slug, gate)
-        self.fields["gate"].choices = [
-            (gate.slug, f"{gate.title} (v{gate.version})") for gate in newest.values()
-        ]  # type: ignore[attr-defined]
+        choices: Any = self.fields["gate"]
+        choices.choices = [(gate.slug, f"{gate.title} (v{gate.version})") for gate in newest.values()]
 
 
 class SignForm(forms.Form):

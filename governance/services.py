@@ -41,6 +41,7 @@ from governance.models import (
 from governance.selectors import signature_is_current
 from inference.models import Release
 from tenants.accounts.models import User
+from tenants.accounts.services import password_is_right
 
 # Roles that may hold a position in a poll, and the ones that may grant a waiver.
 SIGNING_ROLES = ("pmo", "engineer", "security", "legal")
@@ -490,7 +491,7 @@ def review_sign(
         password: re-entered by the signer.
         expected_digest: digest of the evidence on the page they signed from.
     Raises:
-        Forbidden: the actor may not sign, or is not the signer. NotYourRole. WrongPassword.
+        Forbidden: the actor may not sign, or is not the signer. NotYourRole. WrongPassword. PasswordGuesses.
         ReviewClosed. AlreadySigned. EvidenceChanged: with the difference. OwnRequest: the requester approves.
         NotReady: go, while a blocking criterion does not pass or an entrance criterion is open. Invalid.
     """
@@ -512,7 +513,7 @@ def review_sign(
         fields["conditions"] = ["Name the conditions."]
     if fields:
         raise Invalid("The signature is not complete.", fields=fields)
-    if not signer.check_password(password):
+    if not password_is_right(user=signer, password=password):
         raise WrongPassword(
             "The password you re-entered is not yours. Nothing was signed.",
             fields={"password": ["Not your password."]},

@@ -236,7 +236,8 @@ def review_decide_page(request: HttpRequest, pk: object) -> HttpResponseBase:
     """Records the decision."""
     review = _review(pk)
     form = DecideForm(request.POST or None)
-    status, difference = 200, []
+    difference: list[Any] = []
+    status = 200
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:

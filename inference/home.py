@@ -44,7 +44,7 @@ def gates_not_passing(request: HttpRequest) -> HomeCard:
         candidate, baseline = releases.get(verdict.candidate_digest), releases.get(verdict.baseline_digest)
         url = reverse("inference:compare")
         if candidate is not None and baseline is not None:
-            query = {"candidate": candidate.pk, "baseline": baseline.pk, "gate": verdict.gate.slug}
+            query: dict[str, str | int] = {"candidate": candidate.pk, "baseline": baseline.pk, "gate": verdict.gate.slug}
             url = f"{url}?{urlencode(query)}"
         items.append(HomeItem(f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, _worst(verdict)))
     return HomeCard(

@@ -208,8 +208,8 @@ def _material(say: Progress) -> tuple[dict[str, Release], Gate]:
     """Datasets, models, releases, playbook and gate."""
     for slug in SAMPLES:
         if not Dataset.objects.filter(slug=slug, versions__isnull=False).exists():
-            version = dataset_import_public(slug=slug).version
-            say(f"imported {version} ({version.item_count:,} items)")
+            imported = dataset_import_public(slug=slug).version
+            say(f"imported {imported} ({imported.item_count:,} items)")
     product = Product.objects.filter(slug=PRODUCT[0]).first()
     if product is None:
         product = product_create(

@@ -37,7 +37,8 @@ def reference(request: HttpRequest, urlconf: str = "core.urls") -> HttpResponse:
 def _operation(
     base: str, path: str, method: str, operation: dict[str, Any], document: dict[str, Any]
 ) -> dict[str, Any]:
-    body = next(iter(operation.get("requestBody", {}).get("content", {}).values()), {}).get("schema", {})
+    contents: list[dict[str, Any]] = list(operation.get("requestBody", {}).get("content", {}).values())
+    body = contents[0].get("schema", {}) if contents else {}
     fields = _fields(body, document)
     command = f"curl -H 'Authorization: Bearer sgn_…' '{base}{path}'"
     if method != "get":

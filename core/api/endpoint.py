@@ -120,6 +120,10 @@ class Endpoint(GenericAPIView):
         return response
 
     # ---------------------------------------------------------------- answers
+    def get_serializer_context(self) -> dict[str, Any]:
+        """What serializers can rely on; `review_states` keeps what is costly to compute for this one answer."""
+        return {**super().get_serializer_context(), "review_states": {}}
+
     def one(self, serializer: Any, obj: object, *, status: int = 200) -> Response:
         """One object with its ETag; 304 when the caller has it already."""
         data = serializer(obj, context=self.get_serializer_context()).data

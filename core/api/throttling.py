@@ -23,7 +23,7 @@ class PlanThrottle(BaseThrottle):
 
     def allow_request(self, request: Request, view: Any) -> bool:
         """Count this request; False beyond the limit. Cache keys carry the schema."""
-        plan = getattr(connection.tenant, "plan", None)
+        plan = getattr(getattr(connection, "tenant", None), "plan", None)
         limit = getattr(plan, "requests_per_minute", None)
         if not limit:
             return True

@@ -38,7 +38,7 @@ class ReviewOut(serializers.ModelSerializer[Review]):
 
     def _state(self, review: Review) -> Any:
         # Computing the dossier reads every item of every run; once per review and answer is enough.
-        cache = self.context.setdefault("review_states", {})
+        cache: dict[Any, Any] = self.context["review_states"]
         if review.pk not in cache:
             cache[review.pk] = review_state(review, exact=False)
         return cache[review.pk]

@@ -22,7 +22,7 @@ from inference import selectors
 from tenants.accounts.models import User
 
 
-def _review(pk: object) -> Review:
+def _review(pk: str) -> Review:
     review = reviews_visible().filter(pk=pk).first()
     if review is None:
         raise NotFound("There is no such review in this tenant.")

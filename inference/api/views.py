@@ -18,6 +18,7 @@ from core.evidence.models import Gate, GateVerdict, Measurement, RunEvent, RunIt
 from core.evidence.stated import measurement_state
 from inference import gates, selectors, services
 from inference.api import serializers as s
+from inference.gate_planning import ensure_comparable
 from inference.models import (
     Channel,
     DatasetItem,
@@ -467,7 +468,7 @@ class GateChecks(Endpoint):
     def _parts(self, given: dict[str, Any]) -> dict[str, Any]:
         candidate = selectors.release_resolve(given["candidate"])
         baseline = selectors.release_resolve(given["baseline"])
-        gates.ensure_comparable(candidate, baseline)
+        ensure_comparable(candidate, baseline)
         return {"gate": gates.gate_get(given["gate"]), "candidate": candidate, "baseline": baseline}
 
     @extend_schema(
