@@ -42,3 +42,10 @@ class PlanLimit(TooMany):
 
     code = "plan_limit"
     title = "The plan's limit is reached"
+
+
+class PasswordGuesses(TooMany):
+    """The password was re-entered wrongly too often; it is not looked at for a while."""
+
+    code = "password_guesses"
+    title = "Too many wrong passwords"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import zoneinfo
 from collections.abc import Iterable
@@ -10,7 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from django.conf import settings
 from django.contrib.auth import password_validation
+from django.core.cache import cache
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
@@ -20,11 +23,20 @@ from django_tenants.utils import get_public_schema_name
 import core.security
 from core.security.actor import current_actor
 from core.security.permissions import require
-from tenants.accounts.errors import AccountInvalid, KeyNotFound, LastAdmin, UserExists, UserNotFound
+from tenants.accounts.errors import (
+    AccountInvalid,
+    KeyNotFound,
+    LastAdmin,
+    PasswordGuesses,
+    UserExists,
+    UserNotFound,
+)
 from tenants.accounts.keys import key_generate, secret_digest
 from tenants.accounts.models import TENANT_ROLES, ApiKey, Role, User
 from tenants.audit import audit_record
 from tenants.db import connection
+
+logger = logging.getLogger("signoff.accounts")
 
 # No letters that look alike; a person may have to type it once.
 _PASSWORD_ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # noqa: S105
@@ -60,6 +72,34 @@ def check_password(value: str, *, email: str, name: str, field: str = "password"
     except ValidationError as error:
         raise AccountInvalid(" ".join(error.messages), fields={field: list(error.messages)}) from None
     return value
+
+
+def password_is_right(*, user: User, password: str) -> bool:
+    """Whether a signed-in person re-entered their password rightly, for signing or changing it.
+
+    Wrong ones are counted as at sign-in: whoever found an open session must not find the password by trying.
+    The count is in the cache (per schema), because the refusal rolls the database back. Raises PasswordGuesses
+    after AXES_FAILURE_LIMIT wrong ones, until AXES_COOLOFF_TIME has passed since the first.
+    """
+    name = f"password-guesses:{user.pk}"
+    cache.add(name, 0, timeout=max(1, round(settings.AXES_COOLOFF_TIME * 3600)))
+    try:
+        # Counted before it is looked at, so that guesses made at once are counted too.
+        guesses = cache.incr(name)
+    except ValueError:  # expired between the two calls
+        guesses = 1
+    if guesses > settings.AXES_FAILURE_LIMIT:
+        logger.warning("too many wrong passwords re-entered", extra={"user_id": user.pk})
+        minutes = max(1, round(settings.AXES_COOLOFF_TIME * 60))
+        message = (
+            f"A wrong password was re-entered {settings.AXES_FAILURE_LIMIT} times. Wait {minutes} minutes, then try "
+            "again. Nothing was changed."
+        )
+        raise PasswordGuesses(message)
+    if not user.check_password(password):
+        return False
+    cache.delete(name)
+    return True
 
 
 def check_name(value: str, *, field: str = "name") -> str:
@@ -223,9 +263,10 @@ def user_reset_password(*, user: User) -> str:
 
 @transaction.atomic
 def password_change(*, user: User, current: str, new: str) -> User:
-    """Change one's own password. Raises AccountInvalid (wrong current password, or a weak or unchanged new one)."""
+    """Change one's own password. Raises AccountInvalid (wrong current password, or a weak or unchanged new one),
+    PasswordGuesses."""
     user = _locked(user)
-    if not user.check_password(current):
+    if not password_is_right(user=user, password=current):
         raise _invalid("current", "This is not your current password. Nothing was changed.")
     if user.check_password(new):
         raise _invalid("new", "The new password is the current one. Choose another.")
