@@ -321,7 +321,7 @@ def gate_default(
 ) -> Gate:
     """Create (or bring up to date) the quality gate `<product>-quality` over these datasets."""
     slug = f"{product.slug}-quality"
-    content = {
+    content: dict[str, Any] = {
         "slug": slug,
         "title": f"Quality of {product.name}"[:120],
         "criteria": default_criteria(datasets, sample_size=sample_size, playbook=playbook),

@@ -463,7 +463,7 @@ def _schema_exists(schema_name: str) -> bool:
 def _drop_connections() -> None:
     """Close this thread's connection and the pool, so that a forked child starts with neither."""
     connections.close_all()
-    connections[connection.alias].close_pool()
+    connections[connection.alias].close_pool()  # type: ignore[attr-defined]  # of the PostgreSQL backend
 
 
 def _ordinary_many(names: Sequence[str], jobs: int) -> Iterator[SchemaResult]:
