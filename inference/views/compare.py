@@ -76,7 +76,7 @@ def compare(request: HttpRequest) -> HttpResponseBase:
         except Invalid as error:
             context["problem"] = error.message
     if (table := context.get("item_table")) is not None and table.wants_csv:
-        return table.csv_response(f"{candidate.version}-against-{baseline.version}-items.csv")
+        return table.csv_response(f"{candidate}-against-{baseline}-items.csv")
     return render(request, "inference/compare.html", context)
 
 
@@ -116,7 +116,7 @@ def _comparison(request: HttpRequest, candidate: Release, baseline: Release, gat
             {
                 "label": name,
                 "url": _url(candidate, baseline, gate, dataset=tab.slug, metric=name) + "#items",
-                "active": name == view.metric,
+                "active": view is not None and name == view.metric,
             }
             for name in (view.metrics if view is not None and tab is not None else ())
         ],

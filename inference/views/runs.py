@@ -286,7 +286,8 @@ def run_create(request: HttpRequest) -> HttpResponseBase:
     form = RunStartForm(request.POST or None, initial={k: v for k, v in request.GET.items() if v})
     form.fields["release"].choices = [(r.pk, str(r)) for r in release_list()[:500]]  # type: ignore[attr-defined]
     form.fields["dataset"].choices = [  # type: ignore[attr-defined]
-        (d.slug, f"{d.name} ({d.get_kind_display().lower()})") for d in dataset_list().filter(version_count__gt=0)
+        (d.slug, f"{d.name} ({d.get_kind_display().lower()})")
+        for d in dataset_list().filter(version_count__gt=0)
     ]
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
