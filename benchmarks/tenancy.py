@@ -133,9 +133,12 @@ class Bench:
     def stock(self, size: int) -> tuple[float, bool]:
         """Seconds of stock migrate_schemas over `size` schemas, and whether they are scaled."""
         from django_tenants.migration_executors import get_executor
+        from django_tenants.utils import get_tenant_base_migrate_command_class
 
         some = self.names[: min(size, self.stock_limit)]
-        options = {"verbosity": 0, "interactive": False, "skip_checks": True, "database": "default"}
+        parser = get_tenant_base_migrate_command_class()().create_parser("manage.py", "migrate")
+        options = vars(parser.parse_args(["--verbosity", "0", "--no-input", "--skip-checks", "--no-color"]))
+        options.pop("args", None)
         executor = get_executor("standard")((), options)
         seconds = timed(lambda: executor.run_migrations(tenants=list(some)))
         return seconds * size / len(some), len(some) < size

@@ -300,12 +300,10 @@ def test_an_interrupted_deploy_goes_on_where_it_was(
         done.append(name)
         return real(replay, name, plan)
 
-    monkeypatch.setattr(migrating, "_replay_one", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(migrating, "_replay_one", interrupted)
         migrating.migrate_all(jobs=1)
     connection.set_schema_to_public()
-    monkeypatch.undo()
-    write()  # the undo took the path back too
     half = {
         name: ("accounts", "0003_synthetic") in [row[1:] for row in bookkeeping(name)[0]]
         for name in [*NAMES, STOCK]
@@ -328,12 +326,11 @@ def test_a_killed_replay_leaves_its_schema_as_it_was(
         whole = text(self, name)
         return whole + "SELECT pg_terminate_backend(pg_backend_pid());" if name == "m2" else whole
 
-    monkeypatch.setattr(migrating.Replay, "text", cut)
-    report = migrate(jobs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrating.Replay, "text", cut)
+        report = migrate(jobs=1)
     # The connection went down in the middle: the ordinary way took over, from an untouched schema.
     assert actions(report)["m2"] in {"ordinary", "failed"}
-    monkeypatch.undo()
-    write()
     assert migrate()["exit"] == 0
     assert dump("m2") != before
     assert dump("m2") == dump("beta")
