@@ -199,7 +199,7 @@ def timeline(release: Release, *, limit: int = 30) -> list[TimelineEntry]:
         entries.append(
             TimelineEntry(
                 channel.updated_at,
-                f"On {channel.get_environment_display().lower()} / {channel.name} with {channel.weight} % of the traffic",
+                f"On {channel.get_environment_display().lower()} / {channel.name}, {channel.weight} % of the traffic",
                 icon="rocket",
                 variant="accent",
             )
