@@ -186,8 +186,20 @@ def test_missing_object_is_not_found(
 
 @pytest.mark.parametrize(
     "name",
-    "release_list run_list model_list dataset_list gate_list compare gate_create release_create run_create "
-    "dataset_import model_register running_jobs".split(),
+    [
+        "release_list",
+        "run_list",
+        "model_list",
+        "dataset_list",
+        "gate_list",
+        "compare",
+        "gate_create",
+        "release_create",
+        "run_create",
+        "dataset_import",
+        "model_register",
+        "running_jobs",
+    ],
 )
 def test_page_works_with_nothing_there(name: str, as_role: Callable[[str], TenantClient]) -> None:
     answer = as_role("engineer").get(reverse(f"inference:{name}"))
