@@ -16,7 +16,7 @@ from core.security.permissions import requires
 from core.ui.components import digest, verdict
 from core.ui.diffs import diff_structures
 from core.ui.tables import Column, Filter, Table
-from core.ui.templatetags.ui import ago
+from core.ui.templatetags.ui import ago, short
 from inference.forms import ProductForm, ReleaseForm, service_errors
 from inference.models import Product, Release
 from inference.readiness import (
@@ -119,7 +119,7 @@ def _identity(release: Release) -> dict[str, Any]:
     return {
         "model": {
             "name": release.model_version.name,
-            "digest": release.model_version.digest,
+            "digest": short(release.model_version.digest),
             "quantisation": release.model_version.quantisation,
             "architecture": release.model_version.architecture,
         },
