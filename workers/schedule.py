@@ -6,14 +6,16 @@ from typing import Any
 
 REQUEUE_EVERY_S = 5.0
 AUDIT_EVERY_S = 2.0
+HEADS_EVERY_S = 30.0
 
 
-def _every(task: str, seconds: float) -> dict[str, Any]:
+def _every(task: str, seconds: float, **arguments: Any) -> dict[str, Any]:
     # A tick that could not be taken in time is dropped: the next one does the same, and no pile grows while
     # no worker is up.
     return {
         "task": f"workers.tasks.{task}",
         "schedule": seconds,
+        "kwargs": arguments,
         "options": {"expires": max(seconds * 2, 10)},
     }
 
@@ -21,4 +23,5 @@ def _every(task: str, seconds: float) -> dict[str, Any]:
 SCHEDULE: dict[str, dict[str, Any]] = {
     "requeue-expired": _every("requeue_expired", REQUEUE_EVERY_S),
     "audit-sequence": _every("audit_sequence", AUDIT_EVERY_S),
+    "audit-heads": _every("audit_sequence", HEADS_EVERY_S, heads=True),
 }

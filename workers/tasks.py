@@ -80,12 +80,12 @@ def requeue_expired() -> int:
 
 
 @shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
-def audit_sequence() -> int:
-    """Extend the audit log of every schema that has events waiting.
+def audit_sequence(heads: bool = False) -> int:
+    """Extend the audit log of every schema that has events waiting; `heads`: and sign the ends of quiet ones.
 
     Runs twice: an advisory lock lets one work, the other finds nothing. Tenant gone: skipped. Worker dies:
     its transaction is rolled back and the next tick does it.
     """
     from workers.services import audit_sequence_everywhere
 
-    return audit_sequence_everywhere()
+    return audit_sequence_everywhere(heads=heads)
