@@ -13,7 +13,7 @@ from core.audit.services import audit_record
 from core.errors import Invalid
 from core.evidence.dossier import signature_payload
 from core.evidence.models import Gate
-from core.security.actor import current_actor
+from core.security.actor import Actor, current_actor
 from core.security.canonical import digest
 from core.security.dsse import SIGNATURE_PAYLOAD_TYPE
 from core.security.permissions import require
@@ -40,7 +40,7 @@ from governance.models import (
 )
 from governance.selectors import signature_is_current
 from inference.models import Release
-from tenants.accounts.models import User
+from tenants.accounts.models import ApiKey, User
 from tenants.accounts.services import password_is_right
 
 # Roles that may hold a position in a poll, and the ones that may grant a waiver.
@@ -67,6 +67,16 @@ def _acting_user() -> User:
             "Sign in on your tenant's site."
         )
     return User.objects.get(pk=actor.id)
+
+
+def _responsible(actor: Actor) -> User | None:
+    """The person behind an actor: for a key whoever issued it, so that nobody approves what their key asked for."""
+    if actor.kind == "user":
+        return User.objects.filter(pk=actor.id).first()
+    if actor.kind == "api_key":
+        key = ApiKey.objects.select_related("created_by").filter(key_id=actor.id).first()
+        return key.created_by if key is not None else None
+    return None
 
 
 def _lock_open(review: Review) -> Review:
@@ -206,7 +216,7 @@ def review_create(
         gate_slug=gate_slug,
         required_roles=roles,
         due_on=due_on,
-        requested_by=User.objects.filter(pk=actor.id).first() if actor.kind == "user" else None,
+        requested_by=_responsible(actor),
     )
     try:
         with transaction.atomic():
@@ -516,7 +526,7 @@ def review_sign(
     if not password_is_right(user=signer, password=password):
         raise WrongPassword(
             "The password you re-entered is not yours. Nothing was signed.",
-            fields={"password": ["Not your password."]},
+            fields={"password": ["This is not your password. Nothing was signed."]},
         )
     for earlier in review.signatures.filter(signer=signer).select_related("snapshot"):
         if earlier.snapshot.digest == expected_digest or signature_is_current(earlier, now=now):
