@@ -13,7 +13,7 @@ from core.audit.services import audit_record
 from core.errors import Invalid
 from core.evidence.dossier import signature_payload
 from core.evidence.models import Gate
-from core.security.actor import Actor, current_actor
+from core.security.actor import current_actor
 from core.security.canonical import digest
 from core.security.dsse import SIGNATURE_PAYLOAD_TYPE
 from core.security.permissions import require
@@ -40,8 +40,8 @@ from governance.models import (
 )
 from governance.selectors import signature_is_current
 from inference.models import Release
-from tenants.accounts.models import ApiKey, User
-from tenants.accounts.services import password_is_right
+from tenants.accounts.models import User
+from tenants.accounts.services import password_is_right, person_behind
 
 # Roles that may hold a position in a poll, and the ones that may grant a waiver.
 SIGNING_ROLES = ("pmo", "engineer", "security", "legal")
@@ -67,16 +67,6 @@ def _acting_user() -> User:
             "Sign in on your tenant's site."
         )
     return User.objects.get(pk=actor.id)
-
-
-def _responsible(actor: Actor) -> User | None:
-    """The person behind an actor: for a key whoever issued it, so that nobody approves what their key asked for."""
-    if actor.kind == "user":
-        return User.objects.filter(pk=actor.id).first()
-    if actor.kind == "api_key":
-        key = ApiKey.objects.select_related("created_by").filter(key_id=actor.id).first()
-        return key.created_by if key is not None else None
-    return None
 
 
 def _lock_open(review: Review) -> Review:
@@ -207,7 +197,6 @@ def review_create(
         fields["required_roles"] = [f"Choose at least one of: {', '.join(SIGNING_ROLES)}."]
     if fields:
         raise Invalid("The review cannot be opened.", fields=fields)
-    actor = current_actor()
     review = Review(
         title=title.strip() or f"Go/no-go for {candidate}",
         product=candidate.product,
@@ -216,7 +205,8 @@ def review_create(
         gate_slug=gate_slug,
         required_roles=roles,
         due_on=due_on,
-        requested_by=_responsible(actor),
+        # Behind a key stands whoever issued it: nobody approves what their own key asked for.
+        requested_by=person_behind(current_actor()),
     )
     try:
         with transaction.atomic():

@@ -291,6 +291,8 @@ class PlaybookRehearsals(Endpoint):
     @extend_schema(operation_id="rehearsals_list", responses=s.RehearsalOut(many=True))
     def get(self, request: Request, slug: str) -> Response:
         """List rehearsals of any version, newest first."""
+        if playbook_latest(slug) is None:
+            raise NotFound("There is no such playbook in this tenant.")
         return self.page(s.RehearsalOut, Rehearsal.objects.filter(playbook__slug=slug))
 
     @extend_schema(operation_id="rehearsals_create", request=s.RehearsalIn, responses={201: s.RehearsalOut})
