@@ -35,7 +35,12 @@ def find_playbooks(request: HttpRequest, query: str) -> list[Hit]:
         return []
     found = playbooks_latest().filter(Q(title__icontains=query) | Q(slug__icontains=query))
     return [
-        Hit(playbook.title, reverse("governance:playbook_detail", args=[playbook.slug]), "Playbook", "book-open")
+        Hit(
+            playbook.title,
+            reverse("governance:playbook_detail", args=[playbook.slug]),
+            "Playbook",
+            "book-open",
+        )
         for playbook in found[:PER_PROVIDER]
     ]
 
