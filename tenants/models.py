@@ -10,7 +10,7 @@ from django_tenants.models import DomainMixin, TenantMixin
 from django_tenants.utils import get_public_schema_name
 
 
-class Plan(models.Model):
+class Plan(models.Model):  # type: ignore[django-manager-missing]  # the tenants' base class is untyped
     """A tier that tenants buy, with the limits that features read. An empty limit means: not limited."""
 
     slug = models.SlugField(max_length=40, primary_key=True)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
-def test_an_operator_creates_hands_over_switches_off_and_deletes(page: Page, sign_in: Any, operator: Any, live_site: Any) -> None:
+def test_an_operator_creates_hands_over_switches_off_and_deletes(
+    page: Page, sign_in: Any, operator: Any, live_site: Any
+) -> None:
     operators = live_site.url("", tenant="")
     sign_in(operator, base=operators)
     assert page.get_by_role("heading", name="Tenants", level=1).is_visible()

@@ -71,7 +71,9 @@ def test_an_admin_issues_and_revokes_a_key(page: Page, sign_in: Any, admin: Any,
     assert page.get_by_role("row", name=re.compile("release pipeline")).get_by_text("Revoked").is_visible()
 
 
-def test_a_visitor_is_locked_out_and_told_for_how_long(page: Page, alice: Any, live_site: Any, settings: Any) -> None:
+def test_a_visitor_is_locked_out_and_told_for_how_long(
+    page: Page, alice: Any, live_site: Any, settings: Any
+) -> None:
     page.goto(live_site.url("/sign-in/", tenant="alpha"))
     for _ in range(settings.AXES_FAILURE_LIMIT):
         page.get_by_label("E-mail address").fill(alice.email)
@@ -81,7 +83,9 @@ def test_a_visitor_is_locked_out_and_told_for_how_long(page: Page, alice: Any, l
     assert page.get_by_text(re.compile(r"Try again in \d+ minutes")).is_visible()
 
 
-def test_a_person_changes_password_and_time_zone_and_signs_out(page: Page, sign_in: Any, alice: Any, live_site: Any) -> None:
+def test_a_person_changes_password_and_time_zone_and_signs_out(
+    page: Page, sign_in: Any, alice: Any, live_site: Any
+) -> None:
     home = live_site.url("", tenant="alpha")
     sign_in(alice, base=home)
     page.goto(f"{home}/profile/")

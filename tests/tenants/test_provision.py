@@ -67,8 +67,8 @@ def test_a_new_schema_has_what_an_old_one_has(as_system: Any) -> None:
     provision()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT n.nspname, count(*), md5(string_agg(c.relname::text || c.relkind::text, ',' ORDER BY c.relname)) FROM pg_class c "
-            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('alpha', 'gamma_west') GROUP BY 1"
+            "SELECT n.nspname, count(*), md5(string_agg(c.relname::text || c.relkind::text, ',' ORDER BY c.relname)) "
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('alpha', 'gamma_west') GROUP BY 1"
         )
         rows = {name: rest for name, *rest in cursor.fetchall()}
         assert rows["alpha"] == rows["gamma_west"]
@@ -415,11 +415,6 @@ def test_an_operator_downloads_an_export(operator_client: TenantClient) -> None:
     response = operator_client.post("/tenants/alpha/export/")
     assert response.status_code == 200
     assert b"".join(response.streaming_content).startswith(b"PK")  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def _plans(db: None) -> Iterator[None]:
-    yield
 
 
 def test_there_are_plans_from_the_start() -> None:
