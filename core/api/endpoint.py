@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponseBase
+from django.http.multipartparser import MultiPartParserError
 from rest_framework.generics import GenericAPIView
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -163,8 +164,18 @@ class Endpoint(GenericAPIView):
 def _request_digest(request: HttpRequest) -> str:
     found = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
     if (request.content_type or "").startswith("multipart/"):
-        # A file is not read into memory to be compared; its length is.
-        found.update(request.headers.get("Content-Length", "").encode())
+        # The boundary differs each time, so what it separates is compared; files are read in chunks.
+        try:
+            fields, uploads = sorted(request.POST.lists()), sorted(request.FILES.lists())
+        except MultiPartParserError:  # refused in words by the view's own parser
+            fields, uploads = [], []
+        found.update(json.dumps(fields).encode())
+        for name, files in uploads:
+            for file in files:
+                found.update(json.dumps([name, file.name, file.size]).encode())
+                for chunk in file.chunks():
+                    found.update(chunk)
+                file.seek(0)
     else:
         found.update(request.body)
     return found.hexdigest()

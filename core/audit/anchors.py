@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from core.audit.models import AuditHead
-from core.audit.schema import schema_current
+from core.schema import current_schema
 from core.security.models import TenantSigningKey
 
 logger = logging.getLogger("signoff.audit")
@@ -30,7 +30,7 @@ def _path(schema: str) -> Path | None:
 
 def anchor_read() -> dict[str, Any] | None:
     """{"number", "seq", "hash"} of the newest head written here, or None when there is no file."""
-    path = _path(schema_current())
+    path = _path(current_schema())
     if path is None:
         return None
     try:
@@ -45,7 +45,7 @@ def anchor_read() -> dict[str, Any] | None:
 
 def anchor_write(head: AuditHead) -> None:
     """Remember a committed head. A file that is further already stays; a disk that refuses is logged only."""
-    path = _path(schema_current())
+    path = _path(current_schema())
     known = anchor_read()
     if path is None or (known is not None and known["number"] >= head.number):
         return

@@ -15,9 +15,9 @@ from django.utils import timezone
 from core.audit.chain import HEAD_TYPE
 from core.audit.errors import ExportTooLarge
 from core.audit.models import AuditHead
-from core.audit.schema import schema_current
 from core.audit.selectors import EventFilter, EventLine, events_filtered, lines_iterate
 from core.audit.services import audit_record, audit_sequence, event_document
+from core.schema import current_schema
 from core.security.keys import public_key_pem
 from core.security.permissions import require
 from core.security.services import tenant_public_keys
@@ -132,5 +132,5 @@ def audit_export(*, wanted: EventFilter, format: str) -> tuple[IO[bytes], str, s
         spool.write(piece.encode("utf-8", "replace"))
     spool.seek(0)
     audit_record("audit.exported", data={"format": format, "events": count, "filtered": wanted.narrows})
-    name = f"audit-{schema_current()}-{timezone.now():%Y%m%dT%H%M%SZ}.{format}"
+    name = f"audit-{current_schema()}-{timezone.now():%Y%m%dT%H%M%SZ}.{format}"
     return spool, media_type, name

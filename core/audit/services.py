@@ -19,9 +19,9 @@ from core.audit.commitments import Personal, committed, subject_get, value_commi
 from core.audit.models import AuditEvent, AuditHead, AuditLink, AuditPending, PersonalDataSalt
 from core.audit.privacy import data_clean, text_clean
 from core.audit.registry import PERSONAL_FIELD, audited_as
-from core.audit.schema import schema_current
 from core.audit.sentences import sentence_for
 from core.platform.middleware import correlation_id
+from core.schema import current_schema
 from core.security.actor import Actor, current_actor
 from core.security.keys import KeyUnreadable
 from core.security.permissions import require
@@ -134,20 +134,20 @@ def _actor(actor: Actor | models.Model | None) -> Actor:
         return current_actor()
     if isinstance(actor, Actor):
         return actor
-    kind = "operator" if schema_current() == settings.PUBLIC_SCHEMA_NAME else "user"
+    kind = "operator" if current_schema() == settings.PUBLIC_SCHEMA_NAME else "user"
     return Actor(
         kind=kind,
         id=str(actor.pk),
         label=str(actor),
         roles=tuple(getattr(actor, "roles", ())),
-        schema=schema_current(),
+        schema=current_schema(),
     )
 
 
 def subject_kind(target: models.Model) -> str:
     """The kind of subject (person, key, customer) a row stands for; empty for an ordinary object."""
     if isinstance(target, get_user_model()):
-        return "operator" if schema_current() == settings.PUBLIC_SCHEMA_NAME else "user"
+        return "operator" if current_schema() == settings.PUBLIC_SCHEMA_NAME else "user"
     return audited_as(type(target)).subject
 
 
@@ -239,9 +239,7 @@ def audit_sequence(*, sign: bool = False) -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             # A statement of its own: what follows must see what the lock's previous holder committed.
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, schema_current()]
-            )
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK_CLASS, current_schema()])
         last = AuditLink.objects.order_by("-seq").first()
         seq, previous = (last.seq, last.hash) if last is not None else (0, GENESIS)
         while True:
@@ -300,7 +298,7 @@ def head_sign(*, number: int, seq: int, hash: str) -> AuditHead:
     """
     at = timezone.now()
     payload = head_payload(
-        schema=schema_current(),
+        schema=current_schema(),
         number=number,
         seq=seq,
         hash=hash,

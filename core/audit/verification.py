@@ -16,8 +16,8 @@ from core.audit.anchors import anchor_read
 from core.audit.append_only import TABLES
 from core.audit.chain import GENESIS, HEAD_TYPE, event_digest, link_hash
 from core.audit.models import AuditEvent, AuditHead, AuditLink, AuditPending
-from core.audit.schema import schema_current
 from core.audit.services import audit_sequence, event_document
+from core.schema import current_schema
 from core.security.dsse import DsseError, envelope_verify
 from core.security.keys import KeyUnreadable, public_key_from_pem
 from core.security.models import TenantSigningKey
@@ -110,7 +110,7 @@ def audit_verify(*, sign: bool = True) -> Report:
     that a log found whole is a log that stays whole. Nothing is signed over a log with problems.
     """
     audit_sequence()
-    report = Report(schema=schema_current(), checked_at=timezone.now())
+    report = Report(schema=current_schema(), checked_at=timezone.now())
     heads = list(AuditHead.objects.order_by("number"))
     wanted = {head.seq for head in heads}
     hashes = _check_links(report, wanted)
@@ -358,7 +358,7 @@ def _check_guard(report: Report) -> None:
             "JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE n.nspname = %s AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') "
             "AND t.tgname = c.relname || '_append_only'",
-            [schema_current()],
+            [current_schema()],
         )
         guarded = {row[0] for row in cursor.fetchall()}
     for table in TABLES:

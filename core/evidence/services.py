@@ -21,7 +21,6 @@ from django.db.models.functions import Now
 from django.utils import timezone
 from django_tenants.utils import schema_context
 
-from core.audit.schema import schema_current
 from core.errors import DomainError
 from core.evidence import executors
 from core.evidence.errors import (
@@ -34,6 +33,7 @@ from core.evidence.errors import (
 )
 from core.evidence.executors import ItemResult, RunView, Summary
 from core.evidence.models import Measurement, Run, RunEvent, RunItem
+from core.schema import current_schema
 from core.security.actor import current_actor
 from core.security.canonical import CanonicalError, digest
 from core.security.permissions import require
@@ -131,7 +131,7 @@ def run_create(
             return RunCreated(found, False)
         _event(run.pk, f"Queued with {total_items} items.")
         _audit("run.created", run, {"kind": str(kind), "plan_digest": plan_digest, "items": total_items})
-        transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
+        transaction.on_commit(partial(_send, current_schema(), str(run.pk)))
     return RunCreated(run, True)
 
 
@@ -147,7 +147,7 @@ def _serialise(name: str) -> None:
     """Let one transaction of this tenant at a time pass (until it ends)."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{schema_current()}:{name}"]
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{current_schema()}:{name}"]
         )
 
 
@@ -212,7 +212,7 @@ def run_execute(*, run_id: str | uuid.UUID) -> str:
     lease = _lease_take(run_id)
     if lease is None:
         return "nothing to do"
-    heartbeat = _Heartbeat(lease.run.pk, lease.owner, schema_current())
+    heartbeat = _Heartbeat(lease.run.pk, lease.owner, current_schema())
     heartbeat.start()
     try:
         return _execute(lease, heartbeat)
@@ -617,7 +617,7 @@ def run_retry(*, run_id: str | uuid.UUID) -> Run:
         ) from error
     _event(run.pk, f"Retried by {current_actor().label or 'Signoff'}; {run.items.count()} items are kept.")
     _audit("run.retried", run, {"plan_digest": run.plan_digest})
-    transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
+    transaction.on_commit(partial(_send, current_schema(), str(run.pk)))
     return run
 
 
@@ -655,7 +655,7 @@ def run_requeue_expired() -> list[uuid.UUID]:
             run.deliveries = min(run.deliveries + 1, 1000)
             run.save(update_fields=["status", "lease_owner", "lease_expires_at", "enqueued_at", "deliveries"])
             requeued.append(run.pk)
-            transaction.on_commit(partial(_send, schema_current(), str(run.pk)))
+            transaction.on_commit(partial(_send, current_schema(), str(run.pk)))
     return requeued
 
 
