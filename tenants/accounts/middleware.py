@@ -60,7 +60,7 @@ def key_authenticate(token: str) -> tuple[ApiKey | None, str]:
         return None, "This is not an API key of Signoff; they begin with sgn_."
     if text.schema != connection.schema_name:
         return None, _WRONG_KEY
-    key = ApiKey.objects.filter(key_id=text.key_id).first()
+    key = ApiKey.objects.select_related("created_by").filter(key_id=text.key_id).first()
     if key is None or not secret_matches(text.secret, key.secret_sha256):
         return None, _WRONG_KEY
     if key.revoked_at is not None:
@@ -68,6 +68,8 @@ def key_authenticate(token: str) -> tuple[ApiKey | None, str]:
     now = timezone.now()
     if key.expires_at is not None and key.expires_at <= now:
         return None, f"This API key expired on {key.expires_at:%d %b %Y}. An admin can issue another."
+    if key.state == "suspended":
+        return None, "This API key rests: who issued it is deactivated. An admin can issue another."
     if key.last_used_at is None or now - key.last_used_at >= ACTIVITY_RESOLUTION:
         ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
     return key, ""

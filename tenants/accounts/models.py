@@ -129,9 +129,12 @@ class ApiKey(models.Model):
 
     @property
     def state(self) -> str:
-        """`active`, `expired` or `revoked`, now."""
+        """`active`, `expired`, `revoked`, or `suspended` while who issued it is deactivated; now."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= timezone.now():
             return "expired"
+        # Somebody who left must not keep a way in; keys of the command line have nobody behind them.
+        if self.created_by is not None and not self.created_by.is_active:
+            return "suspended"
         return "active"

@@ -21,7 +21,7 @@ from django.utils import timezone
 from django_tenants.utils import get_public_schema_name
 
 import core.security
-from core.security.actor import current_actor
+from core.security.actor import Actor, current_actor
 from core.security.permissions import require
 from tenants.accounts.errors import (
     AccountInvalid,
@@ -345,6 +345,7 @@ def api_key_create(
     Args:
         scopes: actions, `noun.*` or `*.view`. Nobody can put more into a key than they may do themselves.
         expires_at: aware, in the future; None never expires.
+        created_by: who answers for the key; by default the person who acts. It rests while they are deactivated.
     Raises:
         AccountInvalid, PlanLimit, Forbidden.
     """
@@ -362,13 +363,23 @@ def api_key_create(
     text = key_generate(connection.schema_name)
     key = ApiKey.objects.create(
         name=name, key_id=text.key_id, secret_sha256=secret_digest(text.secret), scopes=chosen,
-        created_by=created_by, expires_at=expires_at,
+        created_by=created_by or person_behind(current_actor()), expires_at=expires_at,
     )  # fmt: skip
     audit_record(
         "key.created", target=key,
         data={"key_id": key.key_id, "scopes": chosen, "expires_at": expires_at.isoformat() if expires_at else None},
     )  # fmt: skip
     return IssuedKey(key, str(text))
+
+
+def person_behind(actor: Actor) -> User | None:
+    """Who answers for what an actor does: the person, for a key whoever issued it; None for a process."""
+    if actor.kind in {"user", "operator"}:
+        return User.objects.filter(pk=actor.id).first() if actor.id.isdecimal() else None
+    if actor.kind == "api_key":
+        key = ApiKey.objects.select_related("created_by").filter(key_id=actor.id).first()
+        return key.created_by if key is not None else None
+    return None
 
 
 def _refuse_more_than_own(scopes: list[str]) -> None:
