@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, ProgrammingError, transaction
 from django.utils import timezone
@@ -27,11 +31,11 @@ from tenants.errors import (
 )
 from tenants.models import Domain, Plan, Tenant
 
+logger = logging.getLogger("signoff.tenants")
+
 
 def default_domain(schema_name: str) -> str:
     """Host of a tenant that brings none of its own: its label under the base domain."""
-    from django.conf import settings
-
     return f"{naming.host_label(schema_name)}.{settings.BASE_DOMAIN}"
 
 
@@ -235,7 +239,7 @@ def tenant_export(*, tenant: Tenant, path: Path) -> exporting.Export:
 
 
 def tenant_delete(*, tenant: Tenant, confirmation: str) -> None:
-    """Drop the schema with everything in it, and the tenant's row and domains. It cannot be undone.
+    """Drop the schema with everything in it, the tenant's row, domains and files. It cannot be undone.
 
     Args:
         confirmation: the tenant's name, typed by the person who wants this.
@@ -253,3 +257,22 @@ def tenant_delete(*, tenant: Tenant, confirmation: str) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"DROP SCHEMA IF EXISTS {connection.ops.quote_name(schema_name)} CASCADE")
         tenant.delete()
+        transaction.on_commit(partial(_files_remove, schema_name))
+
+
+def _files_remove(schema_name: str) -> None:
+    """Remove a deleted tenant's models and imports: a later tenant with its short name must not find them.
+
+    Import directories outside our own data directory belong to whoever runs the machine; they are only named.
+    """
+    for directory in (Path(settings.MODEL_STORE), *map(Path, settings.MODEL_IMPORT_ROOTS)):
+        own = directory.expanduser() / schema_name
+        if not own.is_dir():
+            continue
+        if (
+            own.resolve().is_relative_to(Path(settings.DATA_DIR).resolve())
+            or directory == settings.MODEL_STORE
+        ):
+            shutil.rmtree(own, ignore_errors=True)
+        if own.exists():
+            logger.warning("files of a deleted tenant are left; remove them", extra={"path": str(own)})
