@@ -115,7 +115,10 @@ def pilot_detail(request: HttpRequest, pilot_id: int) -> HttpResponse:
 @requires("scorecard.own")
 def scorecard_own(request: HttpRequest) -> HttpResponse:
     """To the only pilot of the person; a list when there are several, an explanation when there is none."""
-    pilots = list(pilots_visible().filter(members__user_id=int(current_actor().id)).order_by("-starts_on", "-pk"))
+    who = current_actor()
+    # An API key with this scope is nobody's member; its id is no number.
+    mine = int(who.id) if who.kind == "user" else None
+    pilots = list(pilots_visible().filter(members__user_id=mine).order_by("-starts_on", "-pk")) if mine else []
     if len(pilots) == 1:
         return redirect("pilots:pilot_detail", pilots[0].pk)
     return render(request, "pilots/scorecard_choice.html", {"pilots": pilots})
