@@ -20,7 +20,12 @@ def sign(client: Any, review: Review, password: str) -> Any:
     """Post the signing form."""
     return client.post(
         reverse("governance:review_sign", kwargs={"pk": review.pk}, urlconf="core.urls"),
-        {"role": "pmo", "position": "go", "password": password, "digest": snapshot_take(review=review).digest},
+        {
+            "role": "pmo",
+            "position": "go",
+            "password": password,
+            "digest": snapshot_take(review=review).digest,
+        },
     )
 
 
