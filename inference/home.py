@@ -44,8 +44,8 @@ def gates_not_passing(request: HttpRequest) -> HomeCard:
         candidate, baseline = releases.get(verdict.candidate_digest), releases.get(verdict.baseline_digest)
         url = reverse("inference:compare")
         if candidate is not None and baseline is not None:
-            query: dict[str, str | int] = {"candidate": candidate.pk, "baseline": baseline.pk, "gate": verdict.gate.slug}
-            url = f"{url}?{urlencode(query)}"
+            pair = {"candidate": str(candidate.pk), "baseline": str(baseline.pk)}
+            url = f"{url}?{urlencode({**pair, 'gate': verdict.gate.slug})}"
         items.append(HomeItem(f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, _worst(verdict)))
     return HomeCard(
         title="Gates that do not pass",

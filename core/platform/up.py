@@ -206,8 +206,8 @@ class _Flow:
 
     def _leave_addresses(self) -> None:
         """Leave the addresses for other commands: core/settings.py reads them from there."""
-        names: tuple[str, ...] = ("DATABASE_URL", "BROKER_URL", "CACHE_URL", "ENGINE_URL", "SECRET_KEY", "PORT", "BASE_DOMAIN")
-        names += ("DEPLOYMENT_MODE", "SINGLE_TENANT_SCHEMA")
+        names = ["DATABASE_URL", "BROKER_URL", "CACHE_URL", "ENGINE_URL", "SECRET_KEY", "PORT", "BASE_DOMAIN"]
+        names += ["DEPLOYMENT_MODE", "SINGLE_TENANT_SCHEMA"]
         lines = [f"{name}='{self.environ[name]}'" for name in names if self.environ.get(name)]
         write_private(runtime_env_file(), "\n".join(lines) + "\n")
 
