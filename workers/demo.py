@@ -66,6 +66,8 @@ PRODUCT = ("document-assistant", "Document assistant")
 # Items per dataset. Chosen so that the gate can detect a real loss and three releases take about four minutes
 # on two cores; the gate states its power before it runs.
 SAMPLES = {"piqa": 200, "openbookqa": 150, "wiki-sentences": 150, "xsum": 60, "nq-open": 40}
+# Seconds between two looks at the runs; each look plans both checks again, and the engine wants the processors.
+POLL_S = 4
 PLAYBOOK = "rollback-document-assistant"
 BASELINE, HEALTHY, DAMAGED = "1.0.0", "1.1.0", "1.2.0"
 # Weights rounded to 8 bits are a real and harmless saving; to 3 bits they are damage that accuracy alone, at
@@ -297,7 +299,7 @@ def _evaluate(releases: dict[str, Release], gate: Gate, say: Progress) -> None:
         if state != shown and (now - shown_at > 5 or shown is None):
             say(f"evaluating: {state[0]:,} of {state[1]:,} items{_remaining(state, now - began)}")
             shown, shown_at = state, now
-        time.sleep(0.5)
+        time.sleep(POLL_S)
 
 
 def _refuse_dead(check: GateCheck, *, since: datetime) -> None:
