@@ -86,17 +86,18 @@ WSGI_APPLICATION = "core.wsgi.application"
 
 MIDDLEWARE = [
     "core.platform.middleware.CorrelationMiddleware",
-    "tenants.middleware.TenantMiddleware",
+    # Headers that protect the reader; also on the pages of unknown hosts and deactivated tenants.
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
     "django_permissions_policy.PermissionsPolicyMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "tenants.middleware.TenantMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "tenants.accounts.middleware.ActorMiddleware",
     "auditlog.middleware.AuditlogMiddleware",
@@ -218,7 +219,6 @@ SECURE_HSTS_SECONDS = 31536000 if HTTPS else 0
 if env.bool("BEHIND_PROXY", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 X_FRAME_OPTIONS = "DENY"
-CSRF_FAILURE_VIEW = "core.ui.views.csrf_failure"
 CSRF_FAILURE_VIEW = "core.ui.views.csrf_failure"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

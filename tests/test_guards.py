@@ -326,6 +326,48 @@ def test_no_page_breaks_for_an_api_key(alphas_objects: dict[str, dict[str, Any]]
 
 
 @pytest.mark.django_db
+def test_no_page_takes_a_form_that_another_site_sent(
+    alphas_objects: dict[str, dict[str, Any]], as_user: Any, user_with: Any
+) -> None:
+    session = as_user(user_with(*EVERY_ROLE, email="zoe@alpha.example")).cookies
+    client = TenantClient(ALPHA_HOST, enforce_csrf_checks=True)
+    client.cookies = session
+    taken = []
+    for page in _pages(TENANT_SITE):
+        address = (
+            _of_alpha(page, alphas_objects) if page.parameters else reverse(page.name, urlconf=TENANT_SITE)
+        )
+        response = client.post(address)
+        # Pages that only show something answer a form with 405 after the check, or open to programs with 401.
+        if response.status_code not in {401, 403, 405}:
+            taken.append(f"{page.name}: {response.status_code}")
+    assert not taken
+    refusal = client.post(reverse("accounts:profile", urlconf=TENANT_SITE))
+    assert "This form has expired" in refusal.content.decode()
+
+
+@pytest.mark.django_db
+def test_every_answer_forbids_framing_and_foreign_script(as_role: Any, settings: Any) -> None:
+    admin = as_role("admin")
+    nobody = TenantClient(f"nobody.{settings.BASE_DOMAIN}")
+    for client, address in (
+        (admin, "/"),
+        (admin, "/there-is-no-such-page/"),
+        (admin, "/api/v1/me/"),
+        (admin, "/api/v1/docs/"),
+        (TenantClient(ALPHA_HOST), "/sign-in/"),
+        (TenantClient(PUBLIC_HOST), "/sign-in/"),
+        (nobody, "/"),
+    ):
+        headers = client.get(address).headers
+        policy = headers.get("Content-Security-Policy", "")
+        assert "unsafe-inline" not in policy and "default-src 'self'" in policy, (client.host, address)
+        assert "frame-ancestors 'none'" in policy, (client.host, address)
+        assert headers.get("X-Frame-Options") == "DENY", (client.host, address)
+        assert headers.get("X-Content-Type-Options") == "nosniff", (client.host, address)
+
+
+@pytest.mark.django_db
 def test_alphas_session_is_nobody_at_beta(as_role: Any) -> None:
     ours = as_role("admin")
     theirs = TenantClient(BETA_HOST)
