@@ -76,6 +76,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     HEALTHY: ("quantize_rtn", {"bits": 8, "group_size": 64}, "SmolLM2-135M-Instruct, 8 bit (group 64)"),
     DAMAGED: ("quantize_rtn", {"bits": 3, "group_size": 64}, "SmolLM2-135M-Instruct, 3 bit (group 64)"),
 }
+# One example shows the model what an answer looks like; an answer ends with its line.
+CONFIG: dict[str, Any] = {
+    "prompt": {"template": "Q: What is the capital of France?\nA: Paris\nQ: {input}\nA:"},
+    "decoding": {"max_tokens": 10, "stop": ["\n"]},
+}
 NOTES = {
     BASELINE: "In production since the first pilot.",
     HEALTHY: "Weights rounded to 8 bits, to halve a replica's memory. Prompt and decoding are unchanged.",
@@ -222,7 +227,7 @@ def _material(say: Progress) -> tuple[dict[str, Release], Gate]:
         if version not in releases:
             model = _model(version, releases, say)
             releases[version] = release_create(
-                product=product, version=version, model_version=model, notes=NOTES[version]
+                product=product, version=version, model_version=model, config=CONFIG, notes=NOTES[version]
             )
             say(f"made release {version} of {model.name}, {releases[version].digest[:19]}")
     if not product.channels.filter(environment="production", name="stable").exists():
