@@ -68,7 +68,8 @@ def test_a_new_schema_has_what_an_old_one_has(as_system: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT n.nspname, count(*), md5(string_agg(c.relname::text || c.relkind::text, ',' ORDER BY c.relname)) "
-            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname IN ('alpha', 'gamma_west') GROUP BY 1"
+            "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname IN ('alpha', 'gamma_west') GROUP BY 1"
         )
         rows = {name: rest for name, *rest in cursor.fetchall()}
         assert rows["alpha"] == rows["gamma_west"]
