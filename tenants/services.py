@@ -29,6 +29,7 @@ from tenants.errors import (
     TenantInvalid,
     TenantNotFound,
 )
+from tenants.middleware import is_bare_host
 from tenants.models import Domain, Plan, Tenant
 
 logger = logging.getLogger("signoff.tenants")
@@ -68,6 +69,10 @@ def tenant_provision(
     schema_name = naming.schema_name_clean(schema_name)
     name = naming.tenant_name_clean(name)
     host = naming.domain_clean(domain or default_domain(schema_name))
+    if settings.DEPLOYMENT_MODE == "multi" and is_bare_host(host):
+        # A tenant there would take the operators' site away, and everybody's keys on the bare host with it.
+        message = f"The operators' site answers at {host}. Choose another domain."
+        raise TenantInvalid(message, fields={"domain": [message]})
     email = None
     if admin_email:
         email = check_email(admin_email, field="admin_email")
