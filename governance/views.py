@@ -78,7 +78,7 @@ def home(request: HttpRequest) -> HttpResponseBase:
 def review_list(request: HttpRequest) -> HttpResponseBase:
     """All reviews, with their state sentence; `format=csv` for the same rows as a file."""
     reviews = reviews_visible()
-    status, query = request.GET.get("status", ""), request.GET.get("q", "").strip()
+    status, query = request.GET.get("status", ""), request.GET.get("q", "").replace("\x00", "").strip()
     if status in Review.Status.values:
         reviews = reviews.filter(status=status)
     if query:
@@ -426,7 +426,7 @@ def certificate_pdf(request: HttpRequest, pk: object) -> HttpResponseBase:
 @require_GET
 def playbook_list(request: HttpRequest) -> HttpResponseBase:
     """The newest version of each playbook."""
-    query = request.GET.get("q", "").strip()
+    query = request.GET.get("q", "").replace("\x00", "").strip()
     playbooks = playbooks_latest()
     if query:
         playbooks = playbooks.filter(Q(title__icontains=query) | Q(slug__icontains=query))
@@ -447,7 +447,7 @@ def playbook_detail(request: HttpRequest, slug: str) -> HttpResponseBase:
     """One playbook: steps, who is on call, rehearsals, earlier versions."""
     playbook = _playbook(slug)
     wanted = request.GET.get("version", "")
-    if wanted.isdigit():
+    if wanted.isascii() and wanted.isdigit() and len(wanted) < 9:
         playbook = get_object_or_404(Playbook, slug=slug, version=int(wanted))
     return render(
         request,

@@ -43,6 +43,12 @@ OPEN = {
     "ui:shortcuts": "a list of keys",
     "ui:components": "invented data; 404 unless SHOW_COMPONENTS is on",
 }
+# Parameters that some page reads from its address.
+QUERY = (
+    "q", "page", "size", "sort", "cols", "status", "kind", "product", "version", "dataset", "metric", "gate",
+    "candidate", "baseline", "release", "model", "transform", "n", "before", "after", "actor", "action", "target",
+    "since", "until", "source", "next", "items-q", "items-page", "items-sort", "items-slice",
+)  # fmt: skip
 EVERY_ROLE = ("admin", "pmo", "engineer", "security", "legal", "auditor", "customer")
 
 
@@ -322,6 +328,27 @@ def test_no_page_breaks_for_an_api_key(alphas_objects: dict[str, dict[str, Any]]
         client = TenantClient(host, raise_request_exception=False)
         if client.get(address, headers=headers).status_code >= 500:
             broken.append(page.name)
+    assert not broken
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("value", ["\x00", "²", "9" * 25, "-1", "'\"><script>"])
+def test_nonsense_in_the_address_breaks_no_page(
+    alphas_objects: dict[str, dict[str, Any]], as_user: Any, user_with: Any, value: str
+) -> None:
+    session = as_user(user_with(*EVERY_ROLE, email="zoe@alpha.example")).cookies
+    client = TenantClient(ALPHA_HOST, raise_request_exception=False)
+    client.cookies = session
+    broken = []
+    for page in _pages(TENANT_SITE):
+        address = (
+            _of_alpha(page, alphas_objects) if page.parameters else reverse(page.name, urlconf=TENANT_SITE)
+        )
+        response = client.get(address, dict.fromkeys(QUERY, value))
+        # What is JSON or CSV is not read as a page (nosniff).
+        shown = response["Content-Type"].startswith("text/html") and not response.streaming
+        if response.status_code >= 500 or (shown and b'"><script>' in response.content):
+            broken.append(f"{page.name}: {response.status_code}")
     assert not broken
 
 

@@ -43,7 +43,8 @@ INVALID = 422
 def _next(request: HttpRequest) -> str:
     """Where to go after signing in: a path of this host, or home."""
     target = request.POST.get("next") or request.GET.get("next") or ""
-    safe = url_has_allowed_host_and_scheme(
+    # A bare word is no path: redirect() would look for a page of this name.
+    safe = "/" in target and url_has_allowed_host_and_scheme(
         target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
     )
     return target if safe else reverse(settings.LOGIN_REDIRECT_URL)
