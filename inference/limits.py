@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.audit.schema import schema_current
+from core.schema import current_schema
 from inference.errors import LimitReached
 from tenants.models import Plan
 from tenants.resolver import tenant_by_schema
@@ -12,7 +12,7 @@ def plan_limit(name: str) -> int | None:
     """One limit of the plan of the tenant whose schema is entered; None means not limited."""
     if name not in Plan.LIMITS:
         raise ValueError(f"{name!r} is not a limit; there are {', '.join(Plan.LIMITS)}.")
-    tenant = tenant_by_schema(schema_current())
+    tenant = tenant_by_schema(current_schema())
     return tenant.plan.limits()[name] if tenant is not None else None
 
 

@@ -24,9 +24,9 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from core.audit.schema import schema_current
 from core.audit.services import audit_record
 from core.errors import DomainError
+from core.schema import current_schema
 from core.security.actor import Actor, current_actor, use_actor
 from core.security.permissions import require
 from inference.errors import ModelInvalid, RegistrationNotFound
@@ -56,14 +56,14 @@ class ModelRegistered(NamedTuple):
 # ------------------------------------------------------------------ where files are
 def tenant_store() -> ModelStore:
     """The model store of the tenant whose schema is entered."""
-    return ModelStore(Path(settings.MODEL_STORE) / schema_current())
+    return ModelStore(Path(settings.MODEL_STORE) / current_schema())
 
 
 def import_roots() -> list[Path]:
     """Directories of the server from which this tenant may register models by path; made when missing."""
     roots = []
     for root in settings.MODEL_IMPORT_ROOTS:
-        own = Path(root).expanduser() / schema_current()
+        own = Path(root).expanduser() / current_schema()
         try:
             own.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -522,7 +522,7 @@ def registration_start(
             requested_by_label=actor.label,
         )
         audit_record("model.registration_requested", target=registration, data={"action": action})
-        transaction.on_commit(partial(_registration_send, schema_current(), str(registration.pk)))
+        transaction.on_commit(partial(_registration_send, current_schema(), str(registration.pk)))
     return registration
 
 
@@ -558,7 +558,7 @@ def registration_execute(*, registration_id: str) -> str:
     made: ModelRegistered | None = None
     message = ""
     # The worker acts for whoever asked (who was allowed to at that time), so that the audit log names them.
-    actor = Actor(kind="system", label=registration.requested_by_label or "Signoff", schema=schema_current())
+    actor = Actor(kind="system", label=registration.requested_by_label or "Signoff", schema=current_schema())
     try:
         with use_actor(actor):
             made = _carry_out(registration)
@@ -618,7 +618,7 @@ def registration_requeue_stale() -> int:
         ):
             registration.enqueued_at = now
             registration.save(update_fields=["enqueued_at"])
-            transaction.on_commit(partial(_registration_send, schema_current(), str(registration.pk)))
+            transaction.on_commit(partial(_registration_send, current_schema(), str(registration.pk)))
             count += 1
         for registration in rows.filter(
             status=Registration.Status.RUNNING, started_at__lt=now - timedelta(seconds=ABANDONED_AFTER_S)

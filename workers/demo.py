@@ -67,7 +67,7 @@ PRODUCT = ("document-assistant", "Document assistant")
 # on two cores; the gate states its power before it runs.
 SAMPLES = {"piqa": 200, "openbookqa": 150, "wiki-sentences": 150, "xsum": 60, "nq-open": 40}
 # Seconds between two looks at the runs; each look plans both checks again, and the engine wants the processors.
-POLL_S = 4
+POLL_S = 6
 PLAYBOOK = "rollback-document-assistant"
 BASELINE, HEALTHY, DAMAGED = "1.0.0", "1.1.0", "1.2.0"
 # Weights rounded to 8 bits are a real and harmless saving; to 3 bits they are damage that accuracy alone, at

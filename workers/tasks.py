@@ -11,8 +11,8 @@ import logging
 
 from celery import shared_task
 
-from core.audit.schema import schema_current
 from core.celery import Queues
+from core.schema import current_schema
 from tenants.celery import TenantTask
 
 logger = logging.getLogger("signoff.workers")
@@ -23,8 +23,8 @@ class WrongTenant(RuntimeError):
 
 
 def _check_schema(schema_name: str) -> None:
-    if schema_current() != schema_name:
-        raise WrongTenant(f"The message is for {schema_name!r} but the task stands in {schema_current()!r}.")
+    if current_schema() != schema_name:
+        raise WrongTenant(f"The message is for {schema_name!r} but the task stands in {current_schema()!r}.")
 
 
 @shared_task(base=TenantTask, runs_on=Queues.INFERENCE, tenant_scope="tenant")

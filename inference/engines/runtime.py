@@ -16,6 +16,9 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")  # the GGUF converter draws its own progress bar
+# Before torch is imported: its OpenMP threads sleep at a barrier instead of spinning. Measured on two cores shared
+# with the web server and the database: 82 ms for a decoding step instead of 290 to 390.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # bf16 loses three decimal digits; it must earn that by being at least this much faster.
 BF16_MIN_SPEEDUP = 1.2
