@@ -312,6 +312,45 @@ def test_another_tenants_key_finds_none_of_our_objects(
     assert not opened
 
 
+# Pages about oneself, which every signed-in person has.
+OWN = {"home", "accounts:profile", "accounts:password_change", "ui:search"}
+
+
+@pytest.mark.django_db
+def test_a_customer_sees_their_own_pages_and_nothing_else(
+    alphas_objects: dict[str, dict[str, Any]], as_role: Any
+) -> None:
+    customer = as_role("customer")  # of no pilot
+    allowed = OWN | set(OPEN) | {"pilots:scorecard"}
+    seen = []
+    for page in _pages(TENANT_SITE):
+        if page.name in allowed:
+            continue
+        address = _of_alpha(page, alphas_objects) if page.parameters else _address(page, TENANT_SITE, {})
+        status = _open_or_post(customer, address).status_code
+        if status not in {403, 404}:
+            seen.append(f"{page.name}: {status}")
+    assert not seen
+
+
+@pytest.mark.django_db
+def test_an_auditor_changes_nothing_on_any_page(
+    alphas_objects: dict[str, dict[str, Any]], as_role: Any
+) -> None:
+    auditor = as_role("auditor")
+    # Recomputing the log reads it only.
+    allowed = OWN | set(OPEN) | {"audit:verify"}
+    taken = []
+    for page in _pages(TENANT_SITE):
+        if page.name in allowed:
+            continue
+        address = _of_alpha(page, alphas_objects) if page.parameters else _address(page, TENANT_SITE, {})
+        status = auditor.post(address).status_code
+        if status not in {403, 404, 405}:
+            taken.append(f"{page.name}: {status}")
+    assert not taken
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("schema", ["alpha", "public"])
 def test_no_page_breaks_for_an_api_key(alphas_objects: dict[str, dict[str, Any]], schema: str) -> None:
