@@ -17,6 +17,7 @@ from core.evidence.models import Gate
 from core.security.actor import current_actor
 from core.security.permissions import can, requires
 from core.ui.home import home_cards
+from core.ui.tables import csv_safe
 from governance import services
 from governance.errors import EvidenceChanged
 from governance.exports import dossier_archive, review_pdf, signature_pdf
@@ -118,10 +119,7 @@ def _reviews_csv(reviews: Any) -> HttpResponse:
             review.created_at.isoformat(),
             review.decided_at.isoformat() if review.decided_at else "",
         ]
-        # A cell that a spreadsheet would take for a formula gets a leading apostrophe.
-        writer.writerow(
-            [f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell for cell in cells]
-        )
+        writer.writerow([csv_safe(cell) for cell in cells])
     return response
 
 
