@@ -9,17 +9,18 @@ was.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.urls import reverse
 from django.utils import timezone
 from django_tenants.utils import get_public_schema_name, schema_context, tenant_context
 
-from core.evidence.models import Gate, GateVerdict, Run
+from core.evidence.models import Gate, GateVerdict, Run, RunItem
 from core.security.actor import SYSTEM, use_actor
 from governance.models import ChecklistItem, Review
 from governance.services import checklist_item_set, playbook_save, review_create
@@ -66,7 +67,7 @@ PRODUCT = ("document-assistant", "Document assistant")
 # Items per dataset. Chosen so that the gate can detect a real loss and three releases take about four minutes
 # on two cores; the gate states its power before it runs.
 SAMPLES = {"piqa": 200, "openbookqa": 150, "wiki-sentences": 150, "xsum": 60, "nq-open": 40}
-# Seconds between two looks at the runs; each look plans both checks again, and the engine wants the processors.
+# Seconds between two lines of progress.
 POLL_S = 6
 PLAYBOOK = "rollback-document-assistant"
 BASELINE, HEALTHY, DAMAGED = "1.0.0", "1.1.0", "1.2.0"
@@ -283,27 +284,35 @@ def _evaluate(releases: dict[str, Release], gate: Gate, say: Progress) -> None:
     for power in checks[HEALTHY].plan.power:
         if power.criterion.severity == "blocking":
             say(f"before the run: {power.criterion.key}: {power.sentence}")
-    began, began_at = time.monotonic(), timezone.now()
-    shown: tuple[int, int] | None = None
-    shown_at = 0.0
+    began_at = timezone.now()
     while True:
-        open_checks = []
+        _wait({run.pk for check in checks.values() for run in check.runs}, say)
         for candidate in candidates:
             if gate_verdict_settle(gate=gate, candidate=candidate, baseline=baseline) is not None:
+                checks.pop(candidate.version, None)
                 continue
             check = gate_check_view(gate=gate, candidate=candidate, baseline=baseline)
             if check.missing:
                 _refuse_dead(check, since=began_at)
                 # Nobody ended it and yet it is not there: what it would measure has changed since (a deploy).
                 check = gate_check_start(gate=gate, candidate=candidate, baseline=baseline)
-            open_checks.append(check)
-        if not open_checks:
+            checks[candidate.version] = check
+        if not checks:
             return
-        state = _progress(open_checks)
-        now = time.monotonic()
-        if state != shown and (now - shown_at > 5 or shown is None):
-            say(f"evaluating: {state[0]:,} of {state[1]:,} items{_remaining(state, now - began)}")
-            shown, shown_at = state, now
+
+
+def _wait(run_ids: Collection[UUID], say: Progress) -> None:
+    """Until none of the runs may still change, saying how far they are. Reads little: the engine needs the cores."""
+    began, shown = time.monotonic(), -1
+    runs = Run.objects.filter(pk__in=run_ids)
+    total = sum(runs.values_list("total_items", flat=True))
+    while runs.filter(status__in=Run.ACTIVE).exists():
+        done = RunItem.objects.filter(run_id__in=run_ids).count()
+        if done != shown:
+            say(
+                f"evaluating: {done:,} of {total:,} items{_remaining((done, total), time.monotonic() - began)}"
+            )
+            shown = done
         time.sleep(POLL_S)
 
 
@@ -322,16 +331,6 @@ def _refuse_dead(check: GateCheck, *, since: datetime) -> None:
     if run is not None:
         why = f" ({run.error})" if run.error else ""
         raise DemoFailed(f"Run {run.pk} ended as {run.status}{why}. Start `make up` again to repeat it.")
-
-
-def _progress(checks: Sequence[GateCheck]) -> tuple[int, int]:
-    """Items done and wanted; runs that two checks share count once."""
-    runs = {run.pk: run for check in checks for run in check.runs}
-    total = sum(run.total_items for run in runs.values())
-    stored = sum(
-        run.total_items if run.status == Run.Status.SUCCEEDED else run.items.count() for run in runs.values()
-    )
-    return stored, total
 
 
 def _remaining(state: tuple[int, int], elapsed_s: float) -> str:
