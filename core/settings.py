@@ -38,7 +38,9 @@ if DEPLOYMENT_MODE not in {"multi", "single"}:
     raise ValueError(f"DEPLOYMENT_MODE is {DEPLOYMENT_MODE!r}; it must be 'multi' or 'single'.")
 # Schema of the only tenant in single mode.
 SINGLE_TENANT_SCHEMA = env.str("SINGLE_TENANT_SCHEMA", default="main")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[BASE_DOMAIN, f".{BASE_DOMAIN}", "127.0.0.1", "[::1]"])
+# The only tenant of single mode answers at any host; a deployment names its own.
+_any_host = ["*"] if DEPLOYMENT_MODE == "single" else [BASE_DOMAIN, f".{BASE_DOMAIN}", "127.0.0.1", "[::1]"]
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=_any_host)
 CSRF_TRUSTED_ORIGINS: list[str] = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 HTTPS = env.bool("HTTPS", default=False)
 
