@@ -18,7 +18,9 @@ SHOWN, LOOKED_AT = 6, 60
 def _worst(verdict: GateVerdict) -> str:
     """The first blocking criterion that failed, in words: which metric and slice, and what to do."""
     row = (
-        CriterionVerdict.objects.filter(gate_verdict=verdict, status=verdict.status, criterion__severity="blocking")
+        CriterionVerdict.objects.filter(
+            gate_verdict=verdict, status=verdict.status, criterion__severity="blocking"
+        )
         .select_related("criterion")
         .first()
     )
@@ -39,14 +41,18 @@ def gates_not_passing(request: HttpRequest) -> HomeCard:
             continue
         releases = {
             release.digest: release
-            for release in Release.objects.filter(digest__in=[verdict.candidate_digest, verdict.baseline_digest])
+            for release in Release.objects.filter(
+                digest__in=[verdict.candidate_digest, verdict.baseline_digest]
+            )
         }
         candidate, baseline = releases.get(verdict.candidate_digest), releases.get(verdict.baseline_digest)
         url = reverse("inference:compare")
         if candidate is not None and baseline is not None:
             pair = {"candidate": str(candidate.pk), "baseline": str(baseline.pk)}
             url = f"{url}?{urlencode({**pair, 'gate': verdict.gate.slug})}"
-        items.append(HomeItem(f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, _worst(verdict)))
+        items.append(
+            HomeItem(f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, _worst(verdict))
+        )
     return HomeCard(
         title="Gates that do not pass",
         empty="Every gate that was run passes. A gate shows up here as soon as it fails or cannot decide.",
@@ -65,7 +71,9 @@ def running(request: HttpRequest) -> HomeCard:
             f"{run.get_kind_display()} of {run.subject_label}",
             reverse("inference:run_detail", args=[run.pk]),
             "",
-            f"{run.get_status_display()}, on {run.dataset_label}" if run.dataset_label else run.get_status_display(),
+            f"{run.get_status_display()}, on {run.dataset_label}"
+            if run.dataset_label
+            else run.get_status_display(),
         )
         for run in runs_active()[:SHOWN]
     ]

@@ -118,7 +118,9 @@ def scorecard_own(request: HttpRequest) -> HttpResponse:
     who = current_actor()
     # An API key with this scope is nobody's member; its id is no number.
     mine = int(who.id) if who.kind == "user" else None
-    pilots = list(pilots_visible().filter(members__user_id=mine).order_by("-starts_on", "-pk")) if mine else []
+    pilots = (
+        list(pilots_visible().filter(members__user_id=mine).order_by("-starts_on", "-pk")) if mine else []
+    )
     if len(pilots) == 1:
         return redirect("pilots:pilot_detail", pilots[0].pk)
     return render(request, "pilots/scorecard_choice.html", {"pilots": pilots})

@@ -32,7 +32,10 @@ def archive(review: Review, alice: Any, acting: Any, tmp_path: Path) -> Path:
 def verify(path: Path, verifier: Path) -> subprocess.CompletedProcess[str]:
     """Run the verifier as a stranger would: isolated from our code."""
     return subprocess.run(
-        [sys.executable, "-I", str(verifier), str(path), "--json"], capture_output=True, text=True, check=False
+        [sys.executable, "-I", str(verifier), str(path), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -48,9 +48,7 @@ def tighten(world: World) -> None:
     document = gate_as_dict(world.gate)
     document["criteria"][0]["rule"]["margin"] = 0.04
     with use_actor(SYSTEM):
-        gate_revise(
-            slug=world.gate.slug, title=document["title"], criteria=document["criteria"]
-        )
+        gate_revise(slug=world.gate.slug, title=document["title"], criteria=document["criteria"])
 
 
 def test_a_signature_freezes_the_evidence_and_is_audited(review: Review, alice: Any, acting: Any) -> None:
@@ -105,7 +103,9 @@ def test_a_changed_criterion_makes_the_signature_stale(
     assert state.missing_roles == ["pmo"]
 
 
-def test_a_stale_signer_can_sign_the_new_evidence(world: World, review: Review, alice: Any, acting: Any) -> None:
+def test_a_stale_signer_can_sign_the_new_evidence(
+    world: World, review: Review, alice: Any, acting: Any
+) -> None:
     acting(alice)
     sign(review, alice)
     item = review.checklist.filter(kind="checklist").first()
@@ -144,9 +144,12 @@ def test_the_requester_cannot_approve_but_can_dissent(world: World, alice: Any, 
 
 
 @pytest.mark.parametrize(
-    ("position", "field"), [("no_go", "comment"), ("dissent", "comment"), ("go_with_conditions", "conditions")]
+    ("position", "field"),
+    [("no_go", "comment"), ("dissent", "comment"), ("go_with_conditions", "conditions")],
 )
-def test_positions_need_their_reason(review: Review, alice: Any, acting: Any, position: str, field: str) -> None:
+def test_positions_need_their_reason(
+    review: Review, alice: Any, acting: Any, position: str, field: str
+) -> None:
     acting(alice)
     with pytest.raises(Invalid) as refusal:
         sign(review, alice, position=position)
@@ -186,7 +189,9 @@ def test_a_closed_review_takes_no_signature(review: Review, alice: Any, acting: 
         sign(review, alice)
 
 
-@pytest.mark.parametrize("statement", ["UPDATE governance_signature SET position = 'no_go'", "DELETE FROM governance_signature"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE governance_signature SET position = 'no_go'", "DELETE FROM governance_signature"]
+)
 def test_the_database_refuses_to_change_a_signature(
     review: Review, alice: Any, acting: Any, statement: str
 ) -> None:
@@ -200,7 +205,10 @@ def test_the_database_refuses_to_change_a_signature(
 # ------------------------------------------------------------------ waivers
 def ask_waiver(review: Review, key: str, **changes: Any) -> Any:
     """Request a waiver of a criterion for a week."""
-    arguments = {"reason": "Known and accepted for the pilot.", "expires_at": timezone.now() + timedelta(days=7)}
+    arguments = {
+        "reason": "Known and accepted for the pilot.",
+        "expires_at": timezone.now() + timedelta(days=7),
+    }
     return services.waiver_request(review=review, criterion_key=key, **(arguments | changes))
 
 
@@ -259,7 +267,9 @@ def test_an_expired_waiver_no_longer_counts_and_the_signature_goes_stale(
         ({"expires_at": timezone.now() + timedelta(days=400)}, "expires_at"),
     ],
 )
-def test_waivers_need_reason_and_end(review: Review, alice: Any, acting: Any, changes: Any, field: str) -> None:
+def test_waivers_need_reason_and_end(
+    review: Review, alice: Any, acting: Any, changes: Any, field: str
+) -> None:
     acting(alice)
     gate = review_state(review).dossier.gate_verdict
     assert gate is not None
@@ -284,7 +294,9 @@ def test_go_needs_every_required_role(world: World, alice: Any, user_with: Any, 
     assert not review_state(decided).decision_stale
 
 
-def test_a_required_role_against_it_blocks_a_go(world: World, alice: Any, user_with: Any, acting: Any) -> None:
+def test_a_required_role_against_it_blocks_a_go(
+    world: World, alice: Any, user_with: Any, acting: Any
+) -> None:
     review = open_review(world, "security")
     guard = user_with("security")
     acting(guard)
@@ -292,10 +304,15 @@ def test_a_required_role_against_it_blocks_a_go(world: World, alice: Any, user_w
     acting(alice)
     with pytest.raises(NotReady, match="against"):
         services.review_decide(review=review, decision="go")
-    assert services.review_decide(review=review, decision="no_go", reason="Security is against it.").decision == "no_go"
+    assert (
+        services.review_decide(review=review, decision="no_go", reason="Security is against it.").decision
+        == "no_go"
+    )
 
 
-def test_a_decision_goes_stale_with_its_evidence(world: World, review: Review, alice: Any, acting: Any) -> None:
+def test_a_decision_goes_stale_with_its_evidence(
+    world: World, review: Review, alice: Any, acting: Any
+) -> None:
     acting(alice)
     sign(review, alice)
     decided = services.review_decide(review=review, decision="go")

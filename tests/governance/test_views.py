@@ -84,9 +84,7 @@ def test_roles_without_a_voice_get_no_signing_page(review: Review, as_role: Any,
     assert as_role(role).get(detail(review, "review_sign")).status_code == 403
 
 
-@pytest.mark.parametrize(
-    "name", ["review_withdraw", "comment_add", "checklist_add", "waiver_request"]
-)
+@pytest.mark.parametrize("name", ["review_withdraw", "comment_add", "checklist_add", "waiver_request"])
 def test_changing_addresses_take_post_only(review: Review, as_role: Any, name: str) -> None:
     assert as_role("pmo").get(detail(review, name)).status_code == 405
 
@@ -125,7 +123,13 @@ def test_a_playbook_is_written_in_versions_and_its_script_is_harmless(db: None, 
     client = as_role("engineer")
     address = reverse("governance:playbook_create", urlconf="core.urls")
     body = "1. Point stable at the baseline.\n\n<script>alert(1)</script>"
-    data = {"slug": "rollback", "title": "Roll back", "kind": "rollback", "on_call_role": "engineer", "body": body}
+    data = {
+        "slug": "rollback",
+        "title": "Roll back",
+        "kind": "rollback",
+        "on_call_role": "engineer",
+        "body": body,
+    }
     assert client.post(address, data).status_code == 302
     edit = reverse("governance:playbook_edit", kwargs={"slug": "rollback"}, urlconf="core.urls")
     client.post(edit, data | {"body": body + "\n2. Tell the PMO."})
