@@ -287,7 +287,7 @@ def run_create(request: HttpRequest) -> HttpResponseBase:
     form.fields["release"].choices = [(r.pk, str(r)) for r in release_list()[:500]]  # type: ignore[attr-defined]
     form.fields["dataset"].choices = [  # type: ignore[attr-defined]
         (d.slug, f"{d.name} ({d.get_kind_display().lower()})")
-        for d in dataset_list().filter(version_count__gt=0)
+        for d in dataset_list().filter(version_count__gt=0)  # type: ignore[misc]  # an annotation
     ]
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
