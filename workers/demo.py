@@ -66,7 +66,7 @@ PEOPLE = {
 PRODUCT = ("document-assistant", "Document assistant")
 # Items per dataset. Chosen so that the gate can detect a real loss and three releases take about four minutes
 # on two cores; the gate states its power before it runs.
-SAMPLES = {"piqa": 200, "openbookqa": 150, "wiki-sentences": 150, "xsum": 60, "nq-open": 40}
+SAMPLES = {"piqa": 200, "openbookqa": 150, "wiki-sentences": 150, "xsum": 60, "nq-open": 32}
 # Seconds between two lines of progress.
 POLL_S = 6
 PLAYBOOK = "rollback-document-assistant"
@@ -77,9 +77,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     HEALTHY: ("quantize_rtn", {"bits": 8, "group_size": 64}, "SmolLM2-135M-Instruct, 8 bit (group 64)"),
     DAMAGED: ("quantize_rtn", {"bits": 3, "group_size": 64}, "SmolLM2-135M-Instruct, 3 bit (group 64)"),
 }
-# One example shows the model what an answer looks like; an answer ends with its line.
+# The usual form of a question for a small model; an answer ends with its line.
 CONFIG: dict[str, Any] = {
-    "prompt": {"template": "Q: What is the capital of France?\nA: Paris\nQ: {input}\nA:"},
+    "prompt": {"template": "Question: {input}\nAnswer:"},
     "decoding": {"max_tokens": 10, "stop": ["\n"]},
 }
 NOTES = {
