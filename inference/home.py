@@ -6,25 +6,13 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
 
-from core.evidence.models import CriterionVerdict, GateVerdict, Run
+from core.evidence.models import GateVerdict, Run
 from core.evidence.selectors import runs_active
 from core.ui.home import HomeCard, HomeItem, register_home
 from inference.models import Release
 
 # Gates shown, and how many of the newest verdicts are looked through for them.
 SHOWN, LOOKED_AT = 6, 60
-
-
-def _worst(verdict: GateVerdict) -> str:
-    """The first blocking criterion that failed, in words: which metric and slice, and what to do."""
-    row = (
-        CriterionVerdict.objects.filter(
-            gate_verdict=verdict, status=verdict.status, criterion__severity="blocking"
-        )
-        .select_related("criterion")
-        .first()
-    )
-    return row.sentence if row is not None else verdict.sentence
 
 
 @register_home("engineer", "security", "pmo", "admin", "auditor")
@@ -51,7 +39,9 @@ def gates_not_passing(request: HttpRequest) -> HomeCard:
             pair = {"candidate": str(candidate.pk), "baseline": str(baseline.pk)}
             url = f"{url}?{urlencode({**pair, 'gate': verdict.gate.slug})}"
         items.append(
-            HomeItem(f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, _worst(verdict))
+            HomeItem(
+                f"{verdict.candidate_label}: {verdict.gate.title}", url, verdict.status, verdict.sentence
+            )
         )
     return HomeCard(
         title="Gates that do not pass",
