@@ -168,7 +168,7 @@ class ChecklistItem(models.Model):
     ordinal = models.PositiveSmallIntegerField(default=0)
 
     class Meta:
-        ordering = ["kind", "ordinal", "id"]
+        ordering = ["-kind", "ordinal", "id"]
         constraints = [
             models.CheckConstraint(
                 condition=~Q(status="not_applicable") | ~Q(note=""),

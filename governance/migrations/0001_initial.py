@@ -118,7 +118,7 @@ class Migration(migrations.Migration):
                 ('review', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='checklist', to='governance.review')),
             ],
             options={
-                'ordering': ['kind', 'ordinal', 'id'],
+                'ordering': ['-kind', 'ordinal', 'id'],
             },
         ),
         migrations.CreateModel(
