@@ -127,6 +127,8 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
     if errors:
         name, messages = next(iter(errors.items()))
         raise ReleaseInvalid(f"The configuration is not valid. {name}: {messages[0]}", fields=errors)
+    # Solved examples belong to an evaluation, not to a release.
+    scoring.pop("examples", None)
     scoring["decoding"]["stop"] = list(scoring["decoding"]["stop"])
     return {**scoring, **bundles}
 

@@ -35,7 +35,7 @@ from django.apps import apps as global_apps
 from django.contrib.auth.management import create_permissions
 from django.contrib.contenttypes.management import create_contenttypes, inject_rename_contenttypes_operations
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
-from django.db import DatabaseError, connections, router, transaction
+from django.db import DatabaseError, OperationalError, connections, router, transaction
 from django.db.migrations import Migration, operations
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
@@ -428,8 +428,7 @@ def _ordinary_one(schema_name: str, recording: Recording | None = None) -> Schem
     number = _lock_number(schema_name)
     action = "canary" if recording is not None else "ordinary"
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [number])
+        _lock(number)
         try:
             head = heads([schema_name]).get(schema_name)
             if head is not None and head.at_head:
@@ -466,6 +465,25 @@ def _drop_connections() -> None:
     connections[connection.alias].close_pool()  # type: ignore[attr-defined]  # of the PostgreSQL backend
 
 
+def _forget_connections() -> None:
+    """In a forked child: start without any connection of the parent, and without closing one of the parent's."""
+    for wrapper in connections.all(initialized_only=True):
+        wrapper.connection = None
+
+
+def _lock(number: int) -> None:
+    """Take a schema's lock for this session; once more when the connection turns out to be dead."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [number])
+    except OperationalError:
+        if connection.in_atomic_block:
+            raise
+        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [number])
+
+
 def _ordinary_many(names: Sequence[str], jobs: int) -> Iterator[SchemaResult]:
     """The ordinary way in many schemas. It is bound by Python, so it is spread over processes."""
     jobs = min(jobs, len(names))
@@ -474,7 +492,8 @@ def _ordinary_many(names: Sequence[str], jobs: int) -> Iterator[SchemaResult]:
             yield _ordinary_one(name)
         return
     _drop_connections()
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_forget_connections) as pool:
         futures = {pool.submit(_ordinary_one, name): name for name in names}
         for future in as_completed(futures):
             try:

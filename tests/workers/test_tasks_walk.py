@@ -18,7 +18,7 @@ QUEUES = {value for name, value in vars(Queues).items() if name.isupper()}
 
 def _tasks() -> list[Task[Any, Any]]:
     app.loader.import_default_modules()
-    return [task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")]
+    return [task for name, task in sorted(app.tasks.items()) if not name.startswith(("celery.", "tests."))]
 
 
 @pytest.mark.parametrize("task", _tasks(), ids=lambda task: str(task.name))

@@ -59,7 +59,8 @@ def test_reading_it_back_and_writing_it_again_changes_nothing(value: Any) -> Non
     except CanonicalError:
         assert "\\ud" in json.dumps(value)  # only a lone surrogate may be refused
         return
-    assert json.loads(written) == json.loads(json.dumps(value))
+    # As floats: beyond 2**53 a whole float is written with the digits jsonb gives back, which are its shortest.
+    assert json.loads(written, parse_int=float) == json.loads(json.dumps(value), parse_int=float)
     assert canonical_bytes(json.loads(written)) == written
 
 
