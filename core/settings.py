@@ -246,7 +246,6 @@ PERMISSIONS_POLICY: dict[str, list[str]] = {
 # Bytes. Files above the first go to disk; a body without files above the second is refused.
 FILE_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = 20 * 1024 * 1024
-DATASET_UPLOAD_MAX_BYTES = 200 * 1024 * 1024
 
 # ------------------------------------------------------------------ audit
 AUDITLOG_DISABLE_REMOTE_ADDR = True

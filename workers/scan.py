@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from django.db import connection, transaction
 from django_tenants.utils import get_public_schema_name, schema_context
+
+logger = logging.getLogger(__name__)
 
 # Schemas asked about in one statement. Planning costs about 0.1 ms per schema and statement.
 CHUNK = 200
@@ -63,6 +66,10 @@ def _ask(names: list[str], table: str, condition: str, parameters: Sequence[floa
             return [row[0] for row in cursor.fetchall()]
     except Exception:
         if len(names) == 1:
+            # Usually a tenant deleted this instant; one that stays in the log has a damaged schema.
+            logger.warning(
+                "schema could not be asked", extra={"tenant": names[0], "table": table}, exc_info=True
+            )
             return []
         half = len(names) // 2
         return _ask(names[:half], table, condition, parameters) + _ask(
