@@ -6,6 +6,7 @@ commands find them; a variable set in the environment always wins.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 
@@ -73,7 +74,22 @@ SHARED_APPS = [
     "core.ui",
     "workers",
 ]
-TENANT_APPS = [*_BOTH, "core.evidence", "inference", "governance", "pilots", "ip_portfolio"]
+TENANT_APPS = [
+    *_BOTH,
+    "core.evidence",
+    "tenants.quotas",
+    "inference",
+    "inference.ledger",
+    "inference.policies",
+    "inference.guards",
+    "inference.caches",
+    "inference.knobs",
+    "inference.upstreams",
+    "inference.gateway",
+    "governance",
+    "pilots",
+    "ip_portfolio",
+]
 INSTALLED_APPS = [*SHARED_APPS, *[app for app in TENANT_APPS if app not in SHARED_APPS]]
 
 TENANT_MODEL = "tenants.Tenant"
@@ -163,6 +179,16 @@ CACHES = {
 # An OpenAI-compatible engine to use instead of the embedded torch engine; empty for the embedded one.
 ENGINE_URL = env.str("ENGINE_URL", default="")
 ENGINE_API_KEY = env.str("ENGINE_API_KEY", default="")
+# The gateway's own port, and the embedded engine's, which only the gateway calls.
+GATEWAY_PORT = env.int("GATEWAY_PORT", default=8001)
+ENGINE_PORT = env.int("ENGINE_PORT", default=8002)
+SERVING_URL = env.str("SERVING_URL", default=f"http://127.0.0.1:{ENGINE_PORT}/v1")
+# What the gateway shows the embedded engine. Derived, so that every process of an installation knows it.
+ENGINE_TOKEN = env.str(
+    "ENGINE_TOKEN", default=hashlib.sha256(f"signoff/engine-token/{SECRET_KEY}".encode()).hexdigest()
+)
+# A remote Open Policy Agent that decides instead of the embedded interpreter; empty for the embedded one.
+OPA_URL = env.str("OPA_URL", default="")
 # torch threads of the inference worker; 0 leaves the choice to torch.
 ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
 # float32, bfloat16, or auto: measured once per process on this machine.

@@ -22,6 +22,7 @@ from inference.errors import (
     ReleaseInvalid,
 )
 from inference.evaluation.config import ConfigInvalid, ScoringParams
+from inference.gateway.release_config import GatewayConfig
 from inference.limits import ensure_below
 from inference.models import Channel, ModelVersion, Product, Release, validate_semver
 
@@ -84,15 +85,16 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
     """The complete, canonical configuration of a release from what a form or a client sent.
 
     Keys: `prompt` {template, chat, system}, `decoding` {max_tokens, temperature, top_p, seed, stop},
-    `target_delimiter`, `guard_version`, `policy_version`, `cache_policy`. Whatever is missing gets its
-    default. Raises ReleaseInvalid with a message per field (`config.decoding.top_p` …).
+    `target_delimiter`, `guard_version`, `policy_version`, `cache_policy`, `gateway` (caches, guards and knobs:
+    inference/gateway/release_config.py). Whatever is missing gets its default; a missing `gateway` stays away,
+    so that releases made before it existed keep their digest. Raises ReleaseInvalid with a message per field (`config.decoding.top_p` …).
     """
     if config is not None and not isinstance(config, Mapping):
         raise ReleaseInvalid(
             "The configuration is not valid.", fields={"config": ["Must be an object of named values."]}
         )
     given = dict(config or {})
-    known = ("prompt", "decoding", "target_delimiter", *_BUNDLES)
+    known = ("prompt", "decoding", "target_delimiter", "gateway", *_BUNDLES)
     errors: dict[str, list[str]] = {}
     for name in sorted(set(given) - set(known), key=str):
         errors[f"config.{name}"] = [f"Is not known here. Known are {', '.join(known)}."]
@@ -124,13 +126,19 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
         errors.update({f"config.{name}": [text] for name, text in error.fields.items()})
     except (TypeError, ValueError, AttributeError):
         errors["config"] = ["Prompt and decoding must be objects of named values of the right types."]
+    gateway: dict[str, Any] = {}
+    if given.get("gateway"):
+        try:
+            gateway = {"gateway": GatewayConfig.from_dict(given["gateway"]).as_dict()}
+        except ConfigInvalid as error:
+            errors.update({f"config.{name}": [text] for name, text in error.fields.items()})
     if errors:
         name, messages = next(iter(errors.items()))
         raise ReleaseInvalid(f"The configuration is not valid. {name}: {messages[0]}", fields=errors)
     # Solved examples belong to an evaluation, not to a release.
     scoring.pop("examples", None)
     scoring["decoding"]["stop"] = list(scoring["decoding"]["stop"])
-    return {**scoring, **bundles}
+    return {**scoring, **bundles, **gateway}
 
 
 def release_digest(*, product: Product, model_digest: str, config: Mapping[str, Any]) -> str:

@@ -246,7 +246,7 @@ class MeanTest:
         if self.degenerate:
             return self.estimate - self._unseen(alpha)
         drawn = float(self._draws[len(self._draws) - self._rank(alpha)])
-        quantile = max(drawn, float(-special.stdtrit(self.groups - 1, alpha)))
+        quantile = max(drawn, -distributions.t_quantile(self.groups - 1, alpha)))
         return self.estimate - self._down - quantile * self._error
 
     def p_less(self, value: float) -> float:

@@ -1,0 +1,1 @@
+"""Exact and semantic answers of a release, partitioned before any lookup."""

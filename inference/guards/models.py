@@ -1,0 +1,1 @@
+"""Profiles of redaction and guards, and the guards themselves."""

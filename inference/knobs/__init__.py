@@ -1,0 +1,1 @@
+"""Switches that make a release hard to copy: watermark, receipts, canaries, extraction detection."""

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class KnobsConfig(AppConfig):
+    name = "inference.knobs"
+    label = "knobs"

@@ -1,0 +1,1 @@
+"""Versioned Rego bundles that decide what the gateway does with a request."""

@@ -1,0 +1,1 @@
+"""OpenAI-compatible engines behind the gateway: pools, health, fair queues."""

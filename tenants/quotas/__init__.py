@@ -1,0 +1,1 @@
+"""Limits in a tree, and the counters that hold them."""
