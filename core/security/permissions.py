@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import json
@@ -13,10 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
-from regopy import Interpreter
 
 from core.errors import Forbidden
 from core.security.actor import Actor, current_actor
+
+# regopy's library brings an allocator of its own. If it is also the first to bring in the C++ runtime, that
+# runtime allocates with it for everybody, and torch, loaded later, ends the process with "double free".
+with contextlib.suppress(OSError):  # not everywhere of this name; regopy itself says when it lacks it
+    ctypes.CDLL("libstdc++.so.6")
+
+from regopy import Interpreter
 
 logger = logging.getLogger("signoff.decisions")
 
