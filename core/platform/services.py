@@ -761,7 +761,15 @@ def ensure_database(url: str, *, timeout_s: float = 10.0) -> bool:
 
     name = str(conninfo_to_dict(url).get("dbname") or DATABASE_NAME)
     deadline = time.monotonic() + timeout_s
-    while True:
+    # Asked of the database every server has, because knocking at a missing one leaves FATAL in the server's log.
+    missing = False
+    with (
+        contextlib.suppress(psycopg.OperationalError),
+        psycopg.connect(url, dbname="postgres", connect_timeout=5) as connection,
+    ):
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+        missing = found.fetchone() is None
+    while not missing:
         try:
             psycopg.connect(url, connect_timeout=5).close()
             return False

@@ -235,6 +235,7 @@ class TestEnvironment:
 
         assert ensure_database(postgres.url("fresh")) is True
         assert ensure_database(postgres.url("fresh")) is False
+        assert "FATAL" not in postgres.workspace.log("postgres").read_text()
 
     def test_a_server_that_refuses_us_is_one_line(self, postgres):
         postgres.start()
