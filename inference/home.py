@@ -45,7 +45,11 @@ def gates_not_passing(request: HttpRequest) -> HomeCard:
         )
     return HomeCard(
         title="Gates that do not pass",
-        empty="Every gate that was run passes. A gate shows up here as soon as it fails or cannot decide.",
+        empty=(
+            "Every gate that was run passes. A gate shows up here as soon as it fails or cannot decide."
+            if seen
+            else "No gate has been run yet. A gate shows up here as soon as it fails or cannot decide."
+        ),
         items=items,
         url=reverse("inference:gate_list"),
         url_label="All gates",
