@@ -47,3 +47,5 @@ app.conf.update(
     timezone="UTC",
 )
 app.autodiscover_tasks(["workers"])
+# Load the task class with the app: its module also stamps messages that are sent by name, without a task.
+app.Task  # noqa: B018 (the property imports it)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import segno
 from django.urls import reverse
 
 from core.evidence.models import Criterion, CriterionVerdict
@@ -105,6 +104,8 @@ def state_sentence(state: ReviewState) -> str:
 
 def digest_qr(url: str) -> str:
     """QR code of `url` as SVG data address."""
+    import segno
+
     return segno.make(url, error="m").svg_data_uri(scale=4, border=2)
 
 

@@ -12,7 +12,7 @@ class TenantsConfig(AppConfig):
         from core.audit.registry import audited
 
         # Imported for what they register: system checks, and forgetting hosts when tenants change.
-        from tenants import celery, checks, resolver  # noqa: F401
+        from tenants import checks, resolver  # noqa: F401
         from tenants.models import Domain, Plan, Tenant
 
         for model in (Tenant, Domain, Plan):

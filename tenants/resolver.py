@@ -14,7 +14,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-import redis
 from django.conf import settings
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
@@ -54,6 +53,8 @@ def forget() -> None:
 
 def announce() -> None:
     """Forget here and tell the other processes to. A silent cache server only delays them."""
+    import redis
+
     forget()
     with (
         contextlib.suppress(redis.RedisError),
@@ -86,6 +87,8 @@ def _listen() -> None:
 
 
 def _hear() -> None:
+    import redis
+
     while True:
         try:
             with (

@@ -10,12 +10,25 @@ from __future__ import annotations
 import logging
 
 from celery import shared_task
+from celery.signals import worker_shutting_down
 
-from core.celery import Queues
+from core.celery import Queues, app
 from core.schema import current_schema
 from tenants.celery import TenantTask
+from workers.schedule import SCHEDULE
 
 logger = logging.getLogger("signoff.workers")
+
+# Here and not when Django starts: only processes that load the tasks need Celery, which takes a while to load.
+app.conf.beat_schedule = {**(app.conf.beat_schedule or {}), **SCHEDULE}
+
+
+@worker_shutting_down.connect(dispatch_uid="workers.hand-runs-back")
+def _hand_runs_back(**_: object) -> None:
+    """A worker told to stop gives its run back after the present batch, so that another goes on at once."""
+    from core.evidence import services
+
+    services.stopping.set()
 
 
 class WrongTenant(RuntimeError):

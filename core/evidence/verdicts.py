@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from core.evidence.statistics import (
     DEFAULT_RESAMPLES,
@@ -40,6 +39,7 @@ from core.evidence.statistics import (
     tango_interval,
     wilson_interval,
 )
+from core.evidence.statistics.distributions import t_quantile
 from core.evidence.statistics.types import finite_or_none
 
 __all__ = [
@@ -718,7 +718,7 @@ def _attribution(spec: CriterionSpec, sample: PairedSample) -> dict[str, Any]:
 
 
 def _t_quantile(alpha: float, n: int) -> float:
-    return -float(special.stdtrit(n - 1, alpha))
+    return -t_quantile(n - 1, alpha)
 
 
 def _attribution_text(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tenants.checks import tenancy_check
+from tenants.checks import tasks_check, tenancy_check
 
 
 def found() -> set[str]:
-    return {str(message.id) for message in tenancy_check()}
+    return {str(message.id) for message in [*tenancy_check(), *tasks_check()]}
 
 
 def test_our_own_settings_are_clean(settings: Any) -> None:

@@ -71,9 +71,7 @@ def binomial_cdf_all(n: int, p: float) -> NDArray[np.float64]:
     import numpy as np
     from scipy import special
 
-    # In terms of the beta distribution, vectorised; the last is 1 by definition.
-    k = np.arange(n)
-    return np.append(special.betaincc(k + 1, n - k, p), 1.0)
+    return np.asarray(special.bdtr(np.arange(n + 1), n, p))
 
 
 def beta_quantile(a: float, b: float, p: float) -> float:

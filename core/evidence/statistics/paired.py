@@ -12,8 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
+from core.evidence.statistics.distributions import (
+    binomial_cdf,
+    normal_cdf,
+    normal_quantile,
+    t_cdf,
+    t_quantile,
+)
 from core.evidence.statistics.resampling import Resampler, group_sums
 from core.evidence.statistics.types import (
     InsufficientEvidence,
@@ -67,7 +73,7 @@ def mcnemar_exact(b: int, c: int, *, alternative: str = "two-sided", mid_p: bool
     if m == 0:
         return 1.0
     k = {"worse": c, "better": b}.get(alternative, min(b, c))
-    tail = float(special.bdtr(k, m, 0.5))  # P(Bin(m, 1/2) <= k)
+    tail = binomial_cdf(k, m, 0.5)  # P(Bin(m, 1/2) <= k)
     point = math.exp(math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1) - m * math.log(2))
     if alternative == "two-sided":
         return min(1.0, 2 * tail - point) if mid_p else min(1.0, 2 * tail)
@@ -106,7 +112,7 @@ def tango_bound(b: int, c: int, n: int, *, alpha: float, continuity: float = 0.0
     """
     check_alpha(alpha)
     check_count(b + c, n)
-    z = float(special.ndtri(alpha))
+    z = normal_quantile(alpha)
     low, high = (b - c) / n, 1.0
     if low >= 1:
         return 1.0
@@ -177,7 +183,7 @@ class BinaryTest:
             return mcnemar_exact(self.b, self.c, alternative="better")
         if not -1 < value < 1:  # a difference of shares cannot leave [-1, 1]
             return 0.0 if value >= 1 else 1.0
-        return float(special.ndtr(tango_score(self.b, self.c, self.n, value, continuity=CONTINUITY)))
+        return normal_cdf(tango_score(self.b, self.c, self.n, value, continuity=CONTINUITY))
 
     def p_greater(self, value: float) -> float:
         return BinaryTest(self.c, self.b, self.n).p_less(-value)
@@ -236,9 +242,7 @@ class MeanTest:
         """One-sided upper bound at error alpha, in the unit of the estimate."""
         if self.degenerate:
             return self.estimate + self._unseen(alpha)
-        quantile = min(
-            float(self._draws[self._rank(alpha) - 1]), float(special.stdtrit(self.groups - 1, alpha))
-        )
+        quantile = min(float(self._draws[self._rank(alpha) - 1]), t_quantile(self.groups - 1, alpha))
         return self.estimate + self._up - quantile * self._error
 
     def lower(self, alpha: float) -> float:
@@ -246,7 +250,7 @@ class MeanTest:
         if self.degenerate:
             return self.estimate - self._unseen(alpha)
         drawn = float(self._draws[len(self._draws) - self._rank(alpha)])
-        quantile = max(drawn, -distributions.t_quantile(self.groups - 1, alpha)))
+        quantile = max(drawn, -t_quantile(self.groups - 1, alpha))
         return self.estimate - self._down - quantile * self._error
 
     def p_less(self, value: float) -> float:
@@ -255,7 +259,7 @@ class MeanTest:
             return min(1.0, max(0.0, 1 - (value - self.estimate) / self._scale)) ** self.groups
         t = (self.estimate + self._up - value) / self._error
         count = int(np.count_nonzero(self._draws <= t + 1e-9 * (1 + abs(t))))
-        return max((1 + count) / (len(self._draws) + 1), float(special.stdtr(self.groups - 1, t)))
+        return max((1 + count) / (len(self._draws) + 1), t_cdf(self.groups - 1, t))
 
     def p_greater(self, value: float) -> float:
         """p-value of the hypothesis that the truth is ``value`` or less."""
@@ -263,7 +267,7 @@ class MeanTest:
             return min(1.0, max(0.0, 1 - (self.estimate - value) / self._scale)) ** self.groups
         t = (self.estimate - self._down - value) / self._error
         count = int(np.count_nonzero(self._draws >= t - 1e-9 * (1 + abs(t))))
-        return max((1 + count) / (len(self._draws) + 1), float(special.stdtr(self.groups - 1, -t)))
+        return max((1 + count) / (len(self._draws) + 1), t_cdf(self.groups - 1, -t))
 
 
 def _checked(values: Sequence[float] | NDArray[np.float64], name: str) -> NDArray[np.float64]:

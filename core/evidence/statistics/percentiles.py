@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from core.evidence.statistics.distributions import binomial_cdf_all
 from core.evidence.statistics.resampling import DEFAULT_RESAMPLES, Resampler
 from core.evidence.statistics.types import (
     InsufficientEvidence,
@@ -79,7 +79,7 @@ def percentile_interval(
     ordered = _ordered(values)
     n = len(ordered)
     # P(X_(l) <= quantile) = P(Bin(n, q) >= l) and P(X_(u) >= quantile) >= P(Bin(n, q) <= u - 1).
-    at_most = stats.binom.cdf(np.arange(n + 1), n, q)
+    at_most = binomial_cdf_all(n, q)
     lower_ok = np.flatnonzero(at_most[:n] <= error + 1e-12) + 1  # l with P(Bin <= l - 1) <= error
     upper_ok = np.flatnonzero(at_most[:n] >= 1 - error - 1e-12) + 1
     low = float(ordered[lower_ok[-1] - 1]) if lower_ok.size else -math.inf

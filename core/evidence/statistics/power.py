@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy import special
-
+from core.evidence.statistics.distributions import noncentral_t_cdf, normal_cdf, normal_quantile, t_quantile
 from core.evidence.statistics.paired import CONTINUITY
 from core.evidence.statistics.types import InsufficientEvidence, check_alpha
 
@@ -67,8 +66,8 @@ def paired_binary_power(n: int, *, discordance: float, margin: float, alpha: flo
     constant = -0.5 * discordance * margin * (1 - margin)
     share = (-linear + math.sqrt(linear * linear - 8 * constant)) / 4
     null_sd = math.sqrt(2 * share + margin - margin * margin)
-    reach = n * margin - CONTINUITY + float(special.ndtri(alpha)) * math.sqrt(n) * null_sd
-    return float(special.ndtr(reach / math.sqrt(n * discordance)))
+    reach = n * margin - CONTINUITY + normal_quantile(alpha) * math.sqrt(n) * null_sd
+    return normal_cdf(reach / math.sqrt(n * discordance))
 
 
 def paired_binary_detectable(
@@ -82,7 +81,7 @@ def paired_binary_detectable(
     """
     _check(n, alpha, power)
     _check_discordance(discordance)
-    za, zb = -float(special.ndtri(alpha)), float(special.ndtri(power))
+    za, zb = -normal_quantile(alpha), normal_quantile(power)
 
     def seen(worsening: float) -> bool:
         flips = max(discordance, worsening)
@@ -140,10 +139,10 @@ def paired_continuous_power(n: int, *, sd: float, margin: float, alpha: float = 
     if n < 2:
         raise InsufficientEvidence("A test of a mean needs at least two items.")
     shift = margin * math.sqrt(n) / sd
-    quantile = -float(special.stdtrit(n - 1, alpha))
+    quantile = -t_quantile(n - 1, alpha)
     if shift > 37:  # far in the tail, where the noncentral distribution loses its footing
         return 1.0
-    return float(1 - special.nctdtr(n - 1, shift, quantile))
+    return 1 - noncentral_t_cdf(n - 1, shift, quantile)
 
 
 def paired_continuous_detectable(n: int, *, sd: float, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -155,7 +154,7 @@ def paired_continuous_detectable(n: int, *, sd: float, alpha: float = 0.05, powe
     _check_positive("sd", sd)
     if n < 2:
         raise InsufficientEvidence("A test of a mean needs at least two items.")
-    quantiles = float(special.stdtrit(n - 1, 1 - alpha)) + float(special.stdtrit(n - 1, power))
+    quantiles = t_quantile(n - 1, 1 - alpha) + t_quantile(n - 1, power)
     return quantiles * sd / math.sqrt(n)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import special
-
+from core.evidence.statistics.distributions import beta_quantile, normal_quantile
 from core.evidence.statistics.types import Interval, check_count, check_level
 
 __all__ = ["clopper_pearson_interval", "wilson_interval"]
@@ -28,7 +27,7 @@ def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Interval:
     """
     error = check_level(level)
     check_count(successes, n)
-    z = float(special.ndtri(1 - error))
+    z = normal_quantile(1 - error)
     share, z2 = successes / n, z * z
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -46,6 +45,6 @@ def clopper_pearson_interval(successes: int, n: int, *, level: float = 0.95) -> 
     """
     error = check_level(level)
     check_count(successes, n)
-    low = 0.0 if successes == 0 else float(special.betaincinv(successes, n - successes + 1, error))
-    high = 1.0 if successes == n else float(special.betaincinv(successes + 1, n - successes, 1 - error))
+    low = 0.0 if successes == 0 else beta_quantile(successes, n - successes + 1, error)
+    high = 1.0 if successes == n else beta_quantile(successes + 1, n - successes, 1 - error)
     return Interval(low, high, level)

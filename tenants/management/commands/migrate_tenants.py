@@ -7,10 +7,12 @@ import sys
 import time
 from typing import Any
 
+from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from core.security.actor import use_actor
 from tenants import migrating, schema_templates
+from tenants.checks import TENANCY
 from tenants.management.base import COMMAND_LINE
 from tenants.migrating import SchemaResult
 
@@ -31,6 +33,10 @@ class Command(BaseCommand):
         "Migrate public and every tenant's schema. Schemas at head cost nothing; the others get the statements of "
         "one of them replayed. Can be interrupted and run again at any time."
     )
+
+    # Whether tables would go to the right schema. The other checks belong to `manage.py check`: they load every page
+    # and the API, which takes longer than a deploy with nothing to do.
+    requires_system_checks = [TENANCY, Tags.models]
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
