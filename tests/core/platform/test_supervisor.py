@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -52,6 +53,13 @@ def running_in(root: Path) -> list[int]:
     return processes.pids_working_in(root, program="python")
 
 
+def leads_its_session(pid: int) -> bool:
+    """Whether it is one of the supervisor's own children, not a helper of theirs; False when it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid) == pid
+    return False
+
+
 @pytest.fixture
 def supervisor(data_root):
     """Starts the script; gives its process and a way to wait for a line of its output."""
@@ -81,13 +89,14 @@ def supervisor(data_root):
         process.kill()
         process.wait()
     for pid in running_in(data_root):  # a helper outlives its killed starter until the next supervisor comes
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_child_that_dies_is_started_again_and_said_so(supervisor, data_root, eventually, signum):
     process = supervisor()
-    victim = eventually(lambda: [p for p in running_in(data_root) if os.getsid(p) == p])[-1]
+    victim = eventually(lambda: [p for p in running_in(data_root) if leads_its_session(p)])[-1]
 
     os.kill(victim, signum)
 
@@ -127,7 +136,7 @@ def test_children_die_with_a_killed_supervisor_and_the_next_one_clears_the_rest(
     process.wait()
 
     # The children go by themselves; what one of them had started has no such promise.
-    eventually(lambda: not [p for p in running_in(data_root) if os.getsid(p) == p], timeout_s=10)
+    eventually(lambda: not [p for p in running_in(data_root) if leads_its_session(p)], timeout_s=10)
     helpers = running_in(data_root)
     supervisor()
 
