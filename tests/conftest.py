@@ -436,6 +436,9 @@ def chromium_path() -> str | None:
     return None
 
 
+# How long a test waits for the browser at most, ms: long, because machines are busy; what is there is not waited for.
+PATIENCE_MS = 30_000
+
 # No sandbox: root's Chromium has none. The rest keeps it from calling anybody but the site under test.
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -452,8 +455,9 @@ CHROMIUM_FLAGS = [
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Headless Chromium."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     path = chromium_path()
     if path is None:
         pytest.fail(
@@ -471,7 +475,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, live_site: LiveSite) -> Iterator[Page]:
     """A new page (1440 x 900) at alpha's address; a script error or a CSP violation fails the test."""
     context = browser.new_context(base_url=str(live_site), viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MS)
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(f"{opened.url}: {error}"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection
+from playwright.sync_api import expect
 
 from core.audit.models import AuditEvent
 from core.audit.services import audit_record, audit_sequence
@@ -54,7 +56,7 @@ def test_auditor_reads_narrows_verifies_and_exports(
     page = sign_in(bob)
     page.get_by_role("link", name="Audit").first.click()
     page.get_by_role("heading", name="Audit", level=1).wait_for()
-    assert page.get_by_text("Log intact").is_visible()
+    expect(page.get_by_text("Log intact")).to_be_visible()
     shot(page, "audit")
 
     page.get_by_role("link", name="Older").click()
@@ -66,14 +68,14 @@ def test_auditor_reads_narrows_verifies_and_exports(
     page.get_by_role("button", name="Show").click()
     row = page.get_by_role("row").filter(has_text="p95 latency")
     assert "Alice Ahn" in row.inner_text()
-    assert "text=latency" in page.url
+    expect(page).to_have_url(re.compile(r"text=latency"))
     shot(page, "audit-filtered")
     row.get_by_role("link").first.click()
     page.get_by_role("heading", name="Place in the chain").wait_for()
     page.get_by_text("Alice Ahn").first.wait_for()
     shot(page, "audit-event")
     page.go_back()
-    assert page.get_by_label("Find").first.input_value() == "latency"
+    expect(page.get_by_label("Find").first).to_have_value("latency")
 
     page.get_by_text("Export", exact=True).click()
     with page.expect_download() as download:
@@ -95,11 +97,11 @@ def test_auditor_sees_what_was_altered(sign_in: Callable[..., Any], bob: Any, st
         cursor.execute("SET session_replication_role = DEFAULT")
     page = sign_in(bob)
     page.goto("/audit/?action=waiver.approved")
-    assert page.get_by_text("Altered").is_visible()
+    expect(page.get_by_text("Altered")).to_be_visible()
     page.goto("/audit/verify")
     page.get_by_role("button", name="Verify now").click()
     page.get_by_text("tampered with").wait_for()
-    assert page.get_by_text(f"Event {victim.pk} (waiver.approved").is_visible()
+    expect(page.get_by_text(f"Event {victim.pk} (waiver.approved")).to_be_visible()
     shot(page, "audit-tampered")
 
 
@@ -140,5 +142,5 @@ def test_log_is_read_and_narrowed_without_script(browser: Any, live_site: Any, b
     page.goto("/audit/")
     page.locator("select[name=action]").select_option("waiver.approved")
     page.get_by_role("button", name="Show").click()
-    assert page.get_by_role("row").count() == 2
+    expect(page.get_by_role("row")).to_have_count(2)
     context.close()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.checks import page_problems
 
@@ -49,7 +50,7 @@ def test_theme_is_kept_and_drawn_by_the_server(page: Any) -> None:
     page.emulate_media(color_scheme="light")
     page.goto(PATH)
     page.get_by_role("button", name="Switch between light and dark").click()
-    assert page.locator("html").get_attribute("data-theme") == "dark"
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     answer = page.reload()
     assert 'data-theme="dark"' in answer.text(), "the page comes with its theme, so nothing flashes"
 
@@ -61,8 +62,8 @@ def test_rows_are_walked_and_opened_with_the_keyboard(page: Any) -> None:
     page.keyboard.press("k")
     page.keyboard.press("j")
     rows = page.locator("#table tbody tr")
-    assert rows.nth(1).get_attribute("data-focus") == ""
-    assert page.locator("tr[data-focus]").count() == 1
+    expect(rows.nth(1)).to_have_attribute("data-focus", "")
+    expect(page.locator("tr[data-focus]")).to_have_count(1)
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile("#run-1$"))
 
@@ -71,14 +72,14 @@ def test_letters_typed_into_a_field_are_text(page: Any) -> None:
     page.goto(PATH)
     page.get_by_label("Find", exact=True).fill("")
     page.get_by_label("Find", exact=True).press_sequentially("jk/?")
-    assert page.get_by_label("Find", exact=True).input_value() == "jk/?"
-    assert page.locator("tr[data-focus]").count() == 0
+    expect(page.get_by_label("Find", exact=True)).to_have_value("jk/?")
+    expect(page.locator("tr[data-focus]")).to_have_count(0)
 
 
 def test_question_mark_lists_the_shortcuts_and_escape_closes(page: Any) -> None:
     page.goto(PATH)
     page.keyboard.press("?")
-    assert page.locator("#shortcuts").is_visible()
+    expect(page.locator("#shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
     page.locator("#shortcuts").wait_for(state="hidden")
 
@@ -98,11 +99,11 @@ def test_typed_confirmation_frees_the_button_only_for_the_exact_words(page: Any)
     page.goto(PATH)
     button = page.get_by_role("button", name="Delete summit")
     field = page.locator("#confirm-text")
-    assert button.is_disabled()
+    expect(button).to_be_disabled()
     field.fill("Summit")
-    assert button.is_disabled()
+    expect(button).to_be_disabled()
     field.fill("summit")
-    assert button.is_enabled()
+    expect(button).to_be_enabled()
 
 
 def test_digest_is_copied_whole(page: Any) -> None:
@@ -131,20 +132,20 @@ def test_tags_are_chips_and_sent_as_words_with_commas(page: Any) -> None:
     page.goto(PATH)
     box = page.locator("[data-tag-input]")
     box.locator("input[type=text]").press_sequentially("tables,")
-    assert box.locator("input[type=hidden]").input_value() == "long questions, dates, tables"
+    expect(box.locator("input[type=hidden]")).to_have_value("long questions, dates, tables")
     box.get_by_role("button", name="Remove dates").click()
-    assert box.locator("input[type=hidden]").input_value() == "long questions, tables"
+    expect(box.locator("input[type=hidden]")).to_have_value("long questions, tables")
 
 
 def test_sorting_filtering_and_paging_live_in_the_address(page: Any) -> None:
     page.goto(PATH)
     page.locator("#table th a", has_text="Release").click()
-    assert "sort=release" in page.url
+    expect(page).to_have_url(re.compile(r"sort=release"))
     page.locator("#table select[name=verdict]").select_option("fail")
     page.wait_for_url(re.compile("verdict=fail"))
-    assert "sort=release" in page.url
+    expect(page).to_have_url(re.compile(r"sort=release"))
     page.go_back()
-    assert "verdict=fail" not in page.url
+    expect(page).not_to_have_url(re.compile(r"verdict=fail"))
 
 
 def test_records_become_cards_with_two_facts_on_a_narrow_screen(page: Any) -> None:
@@ -167,19 +168,19 @@ def test_without_script_menus_dialogs_tables_and_theme_still_work(scriptless: An
     page = scriptless
     page.goto(PATH)
     page.locator("[popovertarget=sign-dialog]").first.click()
-    assert page.locator("#sign-dialog").is_visible()
+    expect(page.locator("#sign-dialog")).to_be_visible()
     page.keyboard.press("Escape")
     page.locator("#buttons summary", has_text="More").click()
-    assert page.get_by_role("button", name="Archive").is_visible()
+    expect(page.get_by_role("button", name="Archive")).to_be_visible()
     page.locator("#table input[name=q]").fill("run 19")
     page.locator("#table form button", has_text="Show").first.click()
-    assert "q=run+19" in page.url
-    assert page.locator("#table tbody tr").count() == 8
+    expect(page).to_have_url(re.compile(r"q=run\+19"))
+    expect(page.locator("#table tbody tr")).to_have_count(8)
     assert page.locator(".chart-svg").count() == 5, (
         "the drawings of the server stand where the figures would be"
     )
     page.get_by_role("button", name="Switch between light and dark").click()
-    assert page.locator("html").get_attribute("data-theme") == "dark"
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
 def test_palette_finds_a_page_and_letters_go_there(
@@ -194,7 +195,7 @@ def test_palette_finds_a_page_and_letters_go_there(
     page.wait_for_url(re.compile("/releases/"))
     page.goto(PATH)
     page.keyboard.press("/")
-    assert page.locator("#palette").is_visible()
+    expect(page.locator("#palette")).to_be_visible()
     page.keyboard.press("Escape")
     page.locator("#palette").wait_for(state="hidden")
     page.keyboard.press("g")
@@ -207,10 +208,10 @@ def test_navigation_is_a_sheet_on_a_narrow_screen(page: Any, sign_in: Callable[.
     sign_in(alice)
     page.goto(PATH)
     sheet = page.locator("#nav")
-    assert sheet.is_hidden()
+    expect(sheet).to_be_hidden()
     page.get_by_role("button", name="Open navigation").click()
-    assert sheet.is_visible()
-    assert sheet.get_by_role("link", name="Releases").is_visible()
+    expect(sheet).to_be_visible()
+    expect(sheet.get_by_role("link", name="Releases")).to_be_visible()
     page.keyboard.press("Escape")
     sheet.wait_for(state="hidden")
 
@@ -222,4 +223,4 @@ def test_sign_out_is_a_post_in_the_menu(page: Any, sign_in: Callable[..., Any], 
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_load_state()
     page.goto(PATH)
-    assert page.get_by_label(re.compile("^Your menu")).count() == 0
+    expect(page.get_by_label(re.compile("^Your menu"))).to_have_count(0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from django.urls import reverse
+from playwright.sync_api import expect
 
 from core.evidence.models import Gate, Run
 from core.security.actor import SYSTEM, use_actor
@@ -55,7 +57,7 @@ def test_engineer_imports_gates_compares_and_cancels(
     page.set_input_files("input[type=file]", str(bad))
     page.get_by_role("button", name="Check and import").click()
     page.wait_for_url("**/datasets/checks/")
-    assert "90 items" in page.inner_text(".page-state")
+    expect(page.locator(".page-state")).to_contain_text("90 items")
 
     # A gate over it, two criteria, power stated before anything runs.
     page.goto(reverse("inference:gate_create"))
@@ -64,7 +66,7 @@ def test_engineer_imports_gates_compares_and_cancels(
     page.select_option("select[name=criteria-0-dataset]", "checks")
     page.fill("input[name=criteria-0-threshold]", "0.1")
     page.get_by_role("button", name="Show power").click()
-    assert "an equal candidate passes the margin" in page.inner_text("#criterion-1")
+    expect(page.locator("#criterion-1")).to_contain_text("an equal candidate passes the margin")
     page.get_by_role("button", name="Add a criterion").click()
     page.select_option("select[name=criteria-1-metric]", "nll_gold")
     page.select_option("select[name=criteria-1-dataset]", "checks")
@@ -76,20 +78,22 @@ def test_engineer_imports_gates_compares_and_cancels(
     # The damaged candidate: release page, then compare, which names metric, slice and items.
     page.goto(reverse("inference:release_list"))
     page.get_by_role("link", name="1.1.0", exact=True).first.click()
-    assert "1.1.0 is worse than Assistant 1.0.0 on 1 of 2 criteria" in page.inner_text(".page-state")
+    expect(page.locator(".page-state")).to_contain_text(
+        "1.1.0 is worse than Assistant 1.0.0 on 1 of 2 criteria"
+    )
     page.get_by_role("link", name="Compare with 1.0.0").click()
-    assert "1.1.0 is worse than 1.0.0 on 1 of 2 criteria" in page.inner_text(".page-state")
+    expect(page.locator(".page-state")).to_contain_text("1.1.0 is worse than 1.0.0 on 1 of 2 criteria")
     text = page.inner_text("main")
     for part in ("length:long", "questions-0", "rollback", "interval of the worsening"):
         assert part in text, part
     page.get_by_role("link", name="nll_gold").click()
-    assert "metric=nll_gold" in page.url
+    expect(page).to_have_url(re.compile(r"metric=nll_gold"))
 
     # A new candidate has no evidence: the gate starts what is missing, and a run can be cancelled.
     fresh = make_release(world.product, "1.2.0")
     query = f"?candidate={fresh.pk}&baseline={world.baseline.pk}&gate={world.gate.slug}"
     page.goto(reverse("inference:compare") + query)
-    assert "has not been run" in page.inner_text(".page-state")
+    expect(page.locator(".page-state")).to_contain_text("has not been run")
     page.get_by_role("button", name="Run the gate").click()
     page.get_by_text("The evaluations are under way").wait_for()
     run = Run.objects.get(subject_digest=fresh.digest)
@@ -98,7 +102,7 @@ def test_engineer_imports_gates_compares_and_cancels(
     page.get_by_role("link", name="Cancel run").click()
     page.get_by_role("button", name="Cancel the run").click()
     page.wait_for_url(f"**{reverse('inference:run_detail', args=[run.pk])}")
-    assert "cancelled" in page.inner_text(".page-state")
+    expect(page.locator(".page-state")).to_contain_text("cancelled")
     assert Run.objects.get(pk=run.pk).status == Run.Status.CANCELLED
     page.get_by_role("button", name="Resume").click()
     page.get_by_text("goes on with the items that are missing").wait_for()

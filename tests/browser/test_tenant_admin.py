@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.conftest import PASSWORD
 
@@ -32,16 +33,16 @@ def test_an_admin_adds_a_user_changes_roles_and_resets_a_password(
     page.get_by_label("Name", exact=True).fill("Carol Cho")
     page.get_by_label(re.compile("Engineer:")).check()
     page.get_by_role("button", name="Add user").click()
-    assert page.get_by_role("heading", name="Carol Cho is added").is_visible()
+    expect(page.get_by_role("heading", name="Carol Cho is added")).to_be_visible()
     page.get_by_role("link", name="Done").click()
     page.get_by_role("link", name="Carol Cho").click()
-    assert page.get_by_label(re.compile("Engineer:")).is_checked()
+    expect(page.get_by_label(re.compile("Engineer:"))).to_be_checked()
     page.get_by_label(re.compile("Security:")).check()
     page.get_by_role("button", name="Save user").click()
-    assert page.get_by_role("row", name=re.compile("Carol Cho.*Engineer.*Security")).is_visible()
+    expect(page.get_by_role("row", name=re.compile("Carol Cho.*Engineer.*Security"))).to_be_visible()
     page.get_by_role("link", name="Carol Cho").click()
     page.get_by_role("button", name="Reset password").click()
-    assert page.get_by_role("heading", name="New password for Carol Cho").is_visible()
+    expect(page.get_by_role("heading", name="New password for Carol Cho")).to_be_visible()
 
 
 def test_the_last_admin_is_told_why_not(page: Page, sign_in: Any, admin: Any, live_site: Any) -> None:
@@ -50,7 +51,7 @@ def test_the_last_admin_is_told_why_not(page: Page, sign_in: Any, admin: Any, li
     page.goto(f"{home}/users/{admin.pk}/")
     page.get_by_label("May sign in").uncheck()
     page.get_by_role("button", name="Save user").click()
-    assert page.get_by_text("is the last active admin").is_visible()
+    expect(page.get_by_text("is the last active admin")).to_be_visible()
 
 
 def test_an_admin_issues_and_revokes_a_key(page: Page, sign_in: Any, admin: Any, live_site: Any) -> None:
@@ -66,9 +67,11 @@ def test_an_admin_issues_and_revokes_a_key(page: Page, sign_in: Any, admin: Any,
     page.get_by_role("link", name="Done").click()
     assert text not in page.content()
     row = page.get_by_role("row", name=re.compile("release pipeline"))
-    assert row.get_by_text("Active").is_visible()
+    expect(row.get_by_text("Active")).to_be_visible()
     row.get_by_role("button", name=re.compile("Revoke")).click()
-    assert page.get_by_role("row", name=re.compile("release pipeline")).get_by_text("Revoked").is_visible()
+    expect(
+        page.get_by_role("row", name=re.compile("release pipeline")).get_by_text("Revoked")
+    ).to_be_visible()
 
 
 def test_a_visitor_is_locked_out_and_told_for_how_long(
@@ -79,8 +82,8 @@ def test_a_visitor_is_locked_out_and_told_for_how_long(
         page.get_by_label("E-mail address").fill(alice.email)
         page.get_by_label("Password").fill("wrong")
         page.get_by_role("button", name="Sign in").click()
-    assert page.get_by_role("heading", name="Sign-in is locked").is_visible()
-    assert page.get_by_text(re.compile(r"Try again in \d+ minutes")).is_visible()
+    expect(page.get_by_role("heading", name="Sign-in is locked")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Try again in \d+ minutes"))).to_be_visible()
 
 
 def test_a_person_changes_password_and_time_zone_and_signs_out(
@@ -91,7 +94,7 @@ def test_a_person_changes_password_and_time_zone_and_signs_out(
     page.goto(f"{home}/profile/")
     page.get_by_label("Time zone").select_option("Asia/Tokyo")
     page.get_by_role("button", name="Save profile").click()
-    assert page.get_by_text("Times in Asia/Tokyo").is_visible()
+    expect(page.get_by_text("Times in Asia/Tokyo")).to_be_visible()
     page.goto(f"{home}/password/")
     page.get_by_label("Current password").fill(PASSWORD)
     page.get_by_label("New password", exact=True).fill("a-long-new-password-5")
@@ -99,4 +102,4 @@ def test_a_person_changes_password_and_time_zone_and_signs_out(
     page.get_by_role("button", name="Change password").click()
     page.locator("summary[aria-label^='Your menu']").click()
     page.get_by_role("button", name="Sign out").click()
-    assert page.get_by_role("heading", name="Sign in").is_visible()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
