@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 SLUG = re.compile(r"^[a-z0-9](?:[a-z0-9_-]{0,78}[a-z0-9])?$")
@@ -104,6 +104,16 @@ METRICS: Final[dict[str, Metric]] = {
         ),
     )
 }
+
+
+def metric_named(name: str) -> Metric | None:
+    """What is known of a metric by name, percentiles included (`latency_ms_p95`); None for an unknown one."""
+    mean, _, percentile = name.rpartition("_p")
+    if name in METRICS or not percentile.isdigit() or mean not in METRICS:
+        return METRICS.get(name)
+    about = METRICS[mean]
+    return replace(about, name=name, label=f"{about.label} p{percentile}")
+
 
 RULE_TYPES: Final = ("non_inferiority", "bound")
 SCALES: Final = ("difference", "ratio")

@@ -35,7 +35,7 @@ from core.ui.tables import Column, Filter, Table
 from core.ui.templatetags.ui import ago, duration
 from inference.comparison import run_metrics, values_of
 from inference.forms import RunStartForm, service_errors
-from inference.gate_criteria import METRICS
+from inference.gate_criteria import METRICS, metric_named
 from inference.models import Dataset, Release
 from inference.selectors import dataset_list, dataset_version_get, release_get, release_list
 from inference.services import evaluation_start
@@ -177,9 +177,11 @@ def _live(run: Run) -> dict[str, Any]:
     whole = [row for row in measured if not row.slice]
     return {
         "progress": progress,
-        "provisional": [{"row": draft, "about": METRICS.get(draft.metric)} for draft in progress.provisional],
+        "provisional": [
+            {"row": draft, "about": metric_named(draft.metric)} for draft in progress.provisional
+        ],
         "events": list(run_events(run))[-200:],
-        "measurements": [{"row": row, "about": METRICS.get(row.metric)} for row in whole],
+        "measurements": [{"row": row, "about": metric_named(row.metric)} for row in whole],
         "slices": [row for row in measured if row.slice],
         "slice_charts": _slice_charts(run, measured),
         "latency_chart": _latency_chart(run) if run.status == Run.Status.SUCCEEDED else None,

@@ -8,6 +8,7 @@ import pytest
 from django.urls import reverse
 
 from governance.models import Playbook, Review, Signature
+from governance.templatetags.roles import written_moment
 from tests.governance.conftest import PASSWORD
 from tests.governance.test_review_sign import sign, tighten
 from tests.inference.gate_data import World
@@ -144,3 +145,15 @@ def test_every_role_has_a_home(review: Review, as_role: Any, role: str) -> None:
     assert response.status_code == 200
     if role == "pmo":
         assert review.title in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-11-23T09:28:39.312591+00:00", "23 Nov 2026, 09:28 UTC"),
+        ("", ""),
+        ("None", "None"),
+    ],
+)
+def test_moments_of_a_frozen_document_are_written_for_people(text: str, shown: str) -> None:
+    assert written_moment(text).replace("\N{NO-BREAK SPACE}", " ") == shown
