@@ -77,6 +77,12 @@ def _statement(schema: str, name: str, extension: str = "") -> sql.Composed:
             'SELECT id, embedding FROM {} WHERE partition = %b AND "group" = %b AND expires_at > now() '
             "ORDER BY id DESC LIMIT %s"
         ).format(table)
+    if name == "group":
+        return sql.SQL('SELECT 1 FROM {} WHERE partition = %b AND "group" = %b LIMIT 1').format(table)
+    if name == "index":
+        return sql.SQL(
+            'UPDATE {} SET "group" = %b, embedding = %t::real[] WHERE partition = %b AND digest = %b'
+        ).format(table)
     if name == "by id":
         return sql.SQL(
             "SELECT id, answer, created_at, digest FROM {} WHERE partition = %b AND id = %s AND expires_at > now()"
@@ -100,7 +106,8 @@ def _statement(schema: str, name: str, extension: str = "") -> sql.Composed:
         return sql.SQL(
             "INSERT INTO {} AS c (release_digest, day, exact_hits, semantic_hits, misses, stores, tokens_saved) "
             "VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (release_digest, day) DO UPDATE SET "
-            "exact_hits = c.exact_hits + EXCLUDED.exact_hits, semantic_hits = c.semantic_hits + EXCLUDED.semantic_hits, "
+            "exact_hits = c.exact_hits + EXCLUDED.exact_hits, "
+            "semantic_hits = c.semantic_hits + EXCLUDED.semantic_hits, "
             "misses = c.misses + EXCLUDED.misses, stores = c.stores + EXCLUDED.stores, "
             "tokens_saved = c.tokens_saved + EXCLUDED.tokens_saved"
         ).format(sql.Identifier(schema, "caches_cachecounter"))
@@ -201,6 +208,31 @@ def semantic_lookup(
     return hit
 
 
+def group_known(partition: Partition, group: bytes) -> bool:
+    """Whether anything is stored that this request could be compared with. Never raises."""
+    try:
+        return database.one(_statement(partition.schema, "group"), (partition.digest, group)) is not None
+    except psycopg.Error as error:
+        _failed("semantic lookup", error)
+        return False
+
+
+def vector_add(partition: Partition, key: RequestKey, answer: Mapping[str, Any], vector: np.ndarray) -> None:
+    """Make a stored answer findable by meaning, if it ended by itself and calls no tool. Raises psycopg.Error."""
+    if key.group is not None and _says_all(answer):
+        database.execute(
+            _statement(partition.schema, "index"), (key.group, _array(vector), partition.digest, key.digest)
+        )
+
+
+def _says_all(answer: Mapping[str, Any]) -> bool:
+    return all(choice.get("finish_reason") == "stop" for choice in answer.get("choices", ()))
+
+
+def _array(vector: np.ndarray) -> str:
+    return "{" + _text(vector)[1:-1] + "}"
+
+
 def _text(vector: np.ndarray) -> str:
     return "[" + ",".join(map(repr, vector.astype(np.float64).round(7).tolist())) + "]"
 
@@ -223,7 +255,7 @@ def _nearest_here(
 # ------------------------------------------------------------------ storage
 def storable(key: RequestKey, answer: Mapping[str, Any]) -> bool:
     """Whether an answer is whole: each choice ended by itself, with tool calls, or at the length the client set."""
-    if answer.get("error"):
+    if answer.get("error") is not None:
         return False
     if key.route == "embeddings":
         return bool(answer.get("data"))
@@ -258,16 +290,14 @@ def store(
         return False
     if len(plain) > MAX_ANSWER_BYTES:
         return False
-    if vector is not None and not all(
-        choice.get("finish_reason") == "stop" for choice in answer.get("choices", ())
-    ):
+    if vector is not None and not _says_all(answer):
         vector = None
     wall = partition.digest
     usage = answer.get("usage") or {}
     now = datetime.now(UTC)
     sealed = tenant_sealer(partition.schema, _PURPOSE).seal(plain, _place(wall, key.digest))
     group = key.group if vector is not None else None
-    array = "{" + _text(vector)[1:-1] + "}" if vector is not None and group is not None else None
+    array = _array(vector) if vector is not None and group is not None else None
     try:
         database.execute(
             _statement(partition.schema, "store"),
