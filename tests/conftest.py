@@ -102,9 +102,11 @@ def _in_alpha(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _forget_tenants() -> None:
     """Empty the process's own caches of hosts and tenants: rows of a rolled back test may be in them."""
+    from inference.policies import engine as policy_engine
     from tenants import resolver
 
     resolver.forget()
+    policy_engine.forget()
 
 
 def _tenant(schema: str) -> Tenant:

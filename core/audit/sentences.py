@@ -50,6 +50,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "model.registration_requested": ("asked to register a model",),
     "dataset.imported": ("imported {items} items as {target}", "imported the dataset {target}"),
     "measurement.stated": ("stated a number: {target}",),
+    "policy.saved": ("saved the {target}",),
+    "policy.activated": ("put the {target} in force instead of {before}", "put the {target} in force"),
     "key.created": ("issued the {target}",),
     "key.revoked": ("revoked the {target}",),
     "user.created": ("added {target} as a user",),
