@@ -96,6 +96,8 @@ class NewEntry:
     price_id: int | None = None
     bytes_in: int = 0
     prompt_digest: str = ""
+    # The document the policy decided on; no prompt text. {} is stored for what is no JSON or above the bound.
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -155,7 +157,7 @@ _ADMIT_COLUMNS = {
     "release_version": "text", "release_digest": "text", "model": "text", "channel": "text", "route": "text",
     "stream": "boolean", "policy_version": "text", "policy_reason": "text", "price_id": "bigint", "bytes_in": "bigint",
     "prompt_digest": "text", "reserved_in": "bigint", "reserved_out": "bigint", "reserved_nano": "bigint",
-    "worker": "uuid", "counters": "bigint[]",
+    "attributes": "jsonb", "worker": "uuid", "counters": "bigint[]",
 }  # fmt: skip
 _SETTLE_COLUMNS = {
     "status": "text", "http_status": "smallint", "error_code": "text", "guards": "jsonb", "redactions": "jsonb",
@@ -853,6 +855,20 @@ def _clean(text: str) -> str:
     return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
 
 
+MAX_ATTRIBUTES_BYTES = 16_384
+
+
+def _attributes(given: Mapping[str, Any]) -> orjson.Fragment:
+    """The document as JSON that PostgreSQL takes: without null characters, within the bound."""
+    try:
+        text = orjson.dumps(given)
+        if b"\\u0000" in text:
+            text = text.replace(b"\\u0000", b" ") if b"\\\\u0000" not in text else b"{}"
+    except (TypeError, ValueError):
+        text = b"{}"
+    return orjson.Fragment(text if len(text) <= MAX_ATTRIBUTES_BYTES else b"{}")
+
+
 def _entry_row(entry: NewEntry, entry_id: uuid.UUID, created_at: datetime.datetime) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": entry_id,
@@ -861,6 +877,7 @@ def _entry_row(entry: NewEntry, entry_id: uuid.UUID, created_at: datetime.dateti
         "stream": entry.stream,
         "price_id": entry.price_id,
         "bytes_in": entry.bytes_in,
+        "attributes": _attributes(entry.attributes),
         "reserved_in": 0,
         "reserved_out": 0,
         "reserved_nano": 0,

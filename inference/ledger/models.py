@@ -61,6 +61,8 @@ class LedgerEntry(models.Model):
     error_code = models.CharField(max_length=60, default="")
     policy_version = models.CharField(max_length=80, default="")
     policy_reason = models.CharField(max_length=300, default="")
+    # What the policy decided on (gateway.contract.policy_attributes), so that another policy can be asked the same.
+    attributes = models.JSONField(default=dict)
     # {"input": {"guard": …, "allowed": true, …}, "output": {…}}
     guards = models.JSONField(default=dict)
     # {"prompt": {"EMAIL": 2}, "output": {}}
