@@ -8,6 +8,8 @@ RECEIPT is the value of the ``x-signoff-receipt`` header (or of ``signoff.receip
 Exit status: 0 holds, 1 does not hold, 2 wrong use.
 """
 
+# ruff: noqa: T201 - a command-line program that also stands alone
+
 from __future__ import annotations
 
 import argparse

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -132,7 +132,8 @@ def receipt_verify(
 
 
 class StreamedOutput:
-    """Gathers what a stream sent, so that its receipt states the same digest as a whole answer would."""
+    """Gathers what a stream sent, so that its receipt states the same digest as a whole answer would, and the
+    answer can be stored."""
 
     def __init__(self) -> None:
         self._choices: dict[int, dict[str, Any]] = {}
@@ -141,30 +142,52 @@ class StreamedOutput:
         """One chunk as it left for the client."""
         for choice in chunk.get("choices") or ():
             index = choice.get("index", 0)
-            into = self._choices.setdefault(index, {"text": [], "calls": {}, "finish_reason": None})
+            into = self._choices.setdefault(
+                index, {"text": [], "calls": {}, "finish_reason": None, "refusal": []}
+            )
             delta = choice.get("delta") or {}
             piece = delta.get("content") or choice.get("text") or ""
             if piece:
                 into["text"].append(piece)
+            if delta.get("refusal"):
+                into["refusal"].append(delta["refusal"])
             for call in delta.get("tool_calls") or ():
-                one = into["calls"].setdefault(call.get("index", 0), {"name": "", "arguments": []})
+                one = into["calls"].setdefault(call.get("index", 0), {"id": "", "name": "", "arguments": []})
                 function = call.get("function") or {}
+                one["id"] = one["id"] or call.get("id") or ""
                 one["name"] = one["name"] or function.get("name") or ""
                 one["arguments"].append(function.get("arguments") or "")
             into["finish_reason"] = choice.get("finish_reason") or into["finish_reason"]
 
     def digest(self) -> str:
         """As `output_digest` of the whole answer."""
-        return output_digest({"choices": list(self._whole())})
+        return output_digest({"choices": self.choices()})
 
-    def _whole(self) -> Iterable[dict[str, Any]]:
+    def choices(self, kind: str = "chat.completion") -> list[dict[str, Any]]:
+        """The choices of the whole answer. ``kind``: ``text_completion`` for texts, anything else for messages."""
+        found: list[dict[str, Any]] = []
         for index, choice in sorted(self._choices.items()):
+            whole: dict[str, Any] = {
+                "index": index,
+                "finish_reason": choice["finish_reason"],
+                "logprobs": None,
+            }
+            text = "".join(choice["text"])
+            if kind == "text_completion":
+                found.append({**whole, "text": text})
+                continue
+            message: dict[str, Any] = {"role": "assistant", "content": text}
+            if choice["refusal"]:
+                message["refusal"] = "".join(choice["refusal"])
             calls = [
-                {"function": {"name": call["name"], "arguments": "".join(call["arguments"])}}
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": "".join(call["arguments"])},
+                }
                 for _, call in sorted(choice["calls"].items())
             ]
-            yield {
-                "index": index,
-                "message": {"content": "".join(choice["text"]), **({"tool_calls": calls} if calls else {})},
-                "finish_reason": choice["finish_reason"],
-            }
+            if calls:
+                message["tool_calls"] = calls
+            found.append({**whole, "message": message})
+        return found

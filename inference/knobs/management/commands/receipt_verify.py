@@ -11,7 +11,7 @@ from inference.knobs import receipt_check
 
 
 class Command(BaseCommand):
-    help = "Check a signed receipt: receipt_verify RECEIPT --key public.pem [--request body.json] [--answer answer.json]"
+    help = "Check a signed receipt: RECEIPT --key public.pem [--request body.json] [--answer answer.json]"
     requires_system_checks: list[str] = []
 
     def run_from_argv(self, argv: list[str]) -> None:
