@@ -11,17 +11,16 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 import psycopg
 
-from inference.caches.keys import RequestKey, partition_for, request_key
+from inference.caches.plan import CachePlan, cache_plan
 from inference.caches.replay import replay_chunks
-from inference.caches.store import STATISTICS, exact_lookup, store
-from inference.gateway import knobs, meaning
+from inference.gateway import background, knobs
 from inference.gateway.contract import (
     ENGINE_PATHS,
     Call,
@@ -31,7 +30,15 @@ from inference.gateway.contract import (
     Usage,
     policy_attributes,
 )
-from inference.gateway.protocol.answers import DONE, dumps, event, output_text, problem_event, usage_document, usage_read
+from inference.gateway.protocol.answers import (
+    DONE,
+    dumps,
+    event,
+    output_text,
+    problem_event,
+    usage_document,
+    usage_read,
+)
 from inference.gateway.protocol.requests import engine_body, release_applied, tokens_in_bound
 from inference.gateway.release_config import GatewayConfig
 from inference.gateway.routing import target_choose
@@ -54,7 +61,11 @@ logger = logging.getLogger("signoff.gateway")
 _BASE_S = 60.0
 _PER_TOKEN_S = 1.0
 _LONGEST_S = 900.0
-_OBJECTS = {"chat.completions": "chat.completion", "responses": "chat.completion", "completions": "text_completion"}
+_OBJECTS = {
+    "chat.completions": "chat.completion",
+    "responses": "chat.completion",
+    "completions": "text_completion",
+}
 DEFAULT_GUARDS = "default"
 
 
@@ -102,6 +113,9 @@ class Exchange:
         self.keep_texts = False
         self.answered_text = ""
         self.prompt = b""
+        self.plan: CachePlan | None = None
+        self.filter: RequestFilter | None = None
+        self.asked_body = b""
 
     # ------------------------------------------------------------------ before the engine
     def run(self) -> Reply:
@@ -110,9 +124,12 @@ class Exchange:
         target = self.target = target_choose(call, caller)
         self.config = gateway_config(target)
         self.request_digest = knobs.request_digest(call.body) if self.config.receipts else ""
+        if self.config.cache.semantic:
+            self.asked_body = dumps(call.body)  # as the client sent it, should it have to be asked again
         release_applied(call, target)
         self._mark("route")
-        decision = self.decision = decide(caller.schema, policy_attributes(call, caller, target))
+        self.attributes = policy_attributes(call, caller, target)
+        decision = self.decision = decide(caller.schema, self.attributes)
         self._mark("policy")
         entry = self._entry(decision)
         if not decision.allowed:
@@ -144,7 +161,9 @@ class Exchange:
     def _entry(self, decision: PolicyDecision) -> NewEntry:
         call, caller, target = self.call, self.caller, self.target
         self.end_user = end_user_digest(caller.key_id, call.user)
-        self.prompt = dumps({name: call.body[name] for name in ("messages", "prompt", "input") if name in call.body})
+        self.prompt = dumps(
+            {name: call.body[name] for name in ("messages", "prompt", "input") if name in call.body}
+        )
         return NewEntry(
             request_id=call.request_id,
             traceparent=call.traceparent,
@@ -165,6 +184,7 @@ class Exchange:
             policy_reason=decision.reason,
             bytes_in=call.body_bytes,
             prompt_digest=salted_digest(caller.schema, self.prompt),
+            attributes=self.attributes,
         )
 
     def _record_refusal(self, entry: NewEntry, status: int, code: str, decision: PolicyDecision) -> None:
@@ -240,7 +260,9 @@ class Exchange:
                     refusal.status,
                     refusal.message,
                     code=refusal.code,
-                    type="insufficient_quota" if refusal.code == "insufficient_quota" else "rate_limit_error"
+                    type="insufficient_quota"
+                    if refusal.code == "insufficient_quota"
+                    else "rate_limit_error"
                     if refusal.status == 429
                     else "permission_error",
                     param="model" if refusal.status == 403 else None,
@@ -258,7 +280,9 @@ class Exchange:
 
     def _mark(self, name: str, since: float | None = None) -> None:
         now = (time.perf_counter() - self.began) * 1000
-        start = since if since is not None else (self.stages[-1][1] + self.stages[-1][2] if self.stages else 0.0)
+        start = (
+            since if since is not None else (self.stages[-1][1] + self.stages[-1][2] if self.stages else 0.0)
+        )
         self.stages.append([name, round(start, 3), round(now - start, 3)])
 
     # ------------------------------------------------------------------ serving
@@ -266,7 +290,9 @@ class Exchange:
         call, decision = self.call, self.decision
         self.keep_texts = decision.retain_days > 0
         self.filter = request_filter(
-            self.caller.schema, decision.redact or self.config.guards or DEFAULT_GUARDS, self.target.release_digest
+            self.caller.schema,
+            decision.redact or self.config.guards or DEFAULT_GUARDS,
+            self.target.release_digest,
         )
         filtered = self.filter.filter_request(call.body)
         if filtered.blocked:
@@ -278,13 +304,23 @@ class Exchange:
         planted = knobs.canary_answer(self.target, call) if self.config.canaries else None
         if planted is not None:
             return self._from_store(planted, "off")
-        key = self._cache_key()
-        if key is not None:
-            found = self._lookup(key)
+        plan = self.plan = cache_plan(
+            call,
+            self.caller,
+            self.target,
+            config=self.config.cache,
+            allowed=decision.cache,
+            policy_version=decision.version,
+            guard_version=self.filter.version,
+        )
+        if plan is not None:
+            hit = plan.lookup()
             self._mark("cache")
-            if found is not None:
-                return self._from_store(*found)
-        self.cache_key = key
+            if hit is not None:
+                reply = self._from_store(hit.answer, hit.kind)
+                if plan.shadow_due():
+                    background.run(self._ask_again)
+                return reply
         body = engine_body(call)
         if self.config.watermark and call.route != "embeddings":
             body["watermark"] = knobs.watermark_parameters(self.caller.schema)
@@ -329,7 +365,7 @@ class Exchange:
             document = self._named(document, _OBJECTS[call.route], usage)
             self._remember(document)
             self.filter.restore_response(document)
-        return self._deliver(document, usage, cache="miss" if self.cache_key is not None else "off")
+        return self._deliver(document, usage, cache="off" if self.plan is None else "miss")
 
     def _embeddings_document(self, body: dict[str, Any], usage: Usage) -> dict[str, Any]:
         return {
@@ -383,7 +419,7 @@ class Exchange:
             "model": self.target.label,
         }
         filters = self.filter.stream()
-        gathered = knobs.StreamedOutput() if self.config.receipts or self._may_store() else None
+        gathered = knobs.StreamedOutput() if self.config.receipts or self.plan is not None else None
         usage: Usage | None = None
         pieces = 0
         first = True
@@ -413,13 +449,21 @@ class Exchange:
         except UpstreamError as error:
             status, problem = "failed", upstream_problem(error)
         except GeneratorExit:
-            self._settle("cancelled", 499, usage or self._estimate(self.answered_text), cache="off", output=bytes(self.sent))
+            self._settle(
+                "cancelled",
+                499,
+                usage or self._estimate(self.answered_text),
+                cache="off",
+                output=bytes(self.sent),
+            )
             raise
         usage = usage or self._estimate(self.answered_text)
         self._mark("engine: stream")
         if problem is not None:
             last = [problem_event(problem)]
-            self._settle(status, problem.status, usage, cache="off", output=bytes(self.sent), error=problem.code)
+            self._settle(
+                status, problem.status, usage, cache="off", output=bytes(self.sent), error=problem.code
+            )
             yield from last
             return
         tail: list[bytes] = []
@@ -436,10 +480,10 @@ class Exchange:
                 gathered.digest(),
             )
             tail.append(event({**head, "choices": [], "signoff": {"receipt": receipt}}))
-        if gathered is not None and self._may_store() and not filters.blocked:
+        if gathered is not None and self.plan is not None and not filters.blocked:
             self._remember(self._named({"choices": gathered.choices(kind)}, _OBJECTS[call.route], usage))
         self._settle(
-            "ok", 200, usage, cache="miss" if self.cache_key is not None else "off", output=bytes(self.sent),
+            "ok", 200, usage, cache="off" if self.plan is None else "miss", output=bytes(self.sent),
             error="content_filter" if filters.blocked else "",
         )  # fmt: skip
         cost = f": cost_usd={self.settlement.cost_nano / 1e9:.9f} overhead_ms={self.settlement.overhead_ms:.2f}\n\n"
@@ -457,56 +501,32 @@ class Exchange:
         return data
 
     # ------------------------------------------------------------------ caches
-    def _may_store(self) -> bool:
-        return self.cache_key is not None and self.call.cache_control != "no-store"
-
-    def _cache_key(self) -> RequestKey | None:
-        cache, call = self.config.cache, self.call
-        self.partition = None
-        self.cache_key = None
-        self.vector = None
-        exact = cache.exact and "exact" in self.decision.cache
-        semantic = cache.semantic and "semantic" in self.decision.cache
-        if not (exact or semantic) or call.cache_control == "no-store":
-            return None
-        key = request_key(self.caller.schema, call, semantic=semantic)
-        if key is None:
-            return None
-        self.partition = partition_for(
-            self.target,
-            self.caller,
-            call,
-            policy_version=self.decision.version,
-            guard_version=self.filter.version,
-            scope=cache.scope,
-        )
-        self.semantic = semantic and key.group is not None and meaning.is_on(self.partition, self.config.cache)
-        return key
-
-    def _lookup(self, key: RequestKey) -> tuple[dict[str, Any], str] | None:
-        assert self.partition is not None
-        if self.call.cache_control == "no-cache":
-            return None
-        hit = exact_lookup(self.partition, key.digest)
-        if hit is not None:
-            return hit.answer, "exact"
-        if self.semantic:
-            self.vector = meaning.vector_of(key.text)
-            found = meaning.lookup(self.partition, key, self.vector, self.config.cache)
-            if found is not None:
-                return found, "semantic"
-        STATISTICS.missed(self.partition)
-        return None
-
     def _remember(self, document: dict[str, Any]) -> None:
-        """Keep a finished answer, as it is before placeholders are put back, when everything found it clean."""
-        key = self.cache_key
-        if key is None or not self._may_store() or not self.filter.clean:
-            return
-        if self.semantic and self.vector is None:
-            self.vector = meaning.vector_of(key.text)
-        store(self.partition, key, document, ttl_s=self.config.cache.ttl_s, clean=True, vector=self.vector)
-        meaning.shadow_compare(self, document)
+        """Keep a finished answer, as it is before placeholders are put back."""
+        if self.plan is not None:
+            assert self.filter is not None
+            self.plan.store(document, clean=self.filter.clean)
+
+    def _ask_again(self) -> None:
+        """Ask the engine what a semantic hit would have been: a call like any other, with its own row and charge."""
+        assert self.plan is not None
+        call = self.call
+        body = orjson.loads(self.asked_body)
+        body.pop("stream", None)
+        body.pop("stream_options", None)
+        again = replace(
+            call,
+            body=body,
+            stream=False,
+            include_usage=False,
+            cache_control="no-store",
+            request_id=f"shadow_{secrets.token_hex(12)}",
+        )
+        try:
+            reply = Exchange(again, self.caller).run()
+        except GatewayProblem:
+            return  # refused by a budget, or no engine: nothing was learnt
+        self.plan.shadow_record(orjson.loads(reply.body))
 
     def _from_store(self, answer: Mapping[str, Any], cache: str) -> Reply:
         """Give a stored or planted answer: no engine, no tokens of its own, but a row in the ledger like any other."""
@@ -559,16 +579,18 @@ class Exchange:
         total = (time.perf_counter() - self.began) * 1000
         end = self.settlement
         end.status, end.http_status, end.error_code, end.cache = status, http_status, error, cache
-        end.tokens_in, end.tokens_out, end.tokens_cached = usage.tokens_in, usage.tokens_out, usage.tokens_cached
-        end.cost_nano = (
-            min(cost_nano(self.price, usage), self.admission.reserved_nano) if charge else 0
+        end.tokens_in, end.tokens_out, end.tokens_cached = (
+            usage.tokens_in,
+            usage.tokens_out,
+            usage.tokens_cached,
         )
+        end.cost_nano = min(cost_nano(self.price, usage), self.admission.reserved_nano) if charge else 0
         end.total_ms = total
         end.upstream_ms = self.upstream_s * 1000
         end.overhead_ms = max(0.0, total - end.upstream_ms)
         end.bytes_out = len(output) if bytes_out is None else bytes_out
-        summary = self.filter.summary() if getattr(self, "filter", None) is not None else None
-        if summary is not None:
+        if self.filter is not None:
+            summary = self.filter.summary()
             end.guards, end.redactions = summary.guards, summary.redactions
         if output:
             end.output_digest = salted_digest(self.caller.schema, output)
@@ -604,8 +626,10 @@ class Exchange:
             headers["x-signoff-overhead-ms"] = f"{end.overhead_ms:.2f}"
             headers["openai-processing-ms"] = f"{end.total_ms:.0f}"
         else:
-            headers["x-signoff-cache"] = "miss" if getattr(self, "cache_key", None) is not None else "off"
-            headers["x-signoff-overhead-ms"] = f"{((time.perf_counter() - self.began) - self.upstream_s) * 1000:.2f}"
+            headers["x-signoff-cache"] = "off" if self.plan is None else "miss"
+            headers["x-signoff-overhead-ms"] = (
+                f"{((time.perf_counter() - self.began) - self.upstream_s) * 1000:.2f}"
+            )
         return headers
 
 
@@ -655,7 +679,9 @@ def _unavailable(error: Exception) -> GatewayProblem:
 
 
 def _internal() -> GatewayProblem:
-    return GatewayProblem(500, "The gateway failed on this request.", code="internal_error", type="server_error")
+    return GatewayProblem(
+        500, "The gateway failed on this request.", code="internal_error", type="server_error"
+    )
 
 
 def serve_once(
