@@ -4,8 +4,8 @@
 
 It makes a database of its own on the server of DATABASE_URL (or of a running `manage.py up`) and drops it at the
 end. Stock is timed on at most --stock-limit schemas and scaled to the size, because it takes minutes; scaled figures
-are marked with ~ (stock does the same work in each schema, one after the other). Single measurements, no intervals:
-trust ratios, not digits.
+are marked with ~ (stock does the same work in each schema, one after the other). Stock and ours take turns, at the
+same number of tenants, --rounds times; what is printed are medians. No intervals: trust ratios, not digits.
 """
 
 from __future__ import annotations
@@ -115,20 +115,18 @@ class Bench:
                     self.say(f"  {len(self.names)} tenants")
         return seconds
 
-    def create_stock(self, count: int = 3) -> float:
-        """Median seconds in which django-tenants makes a tenant."""
+    def create_stock(self) -> float:
+        """Seconds in which django-tenants makes a tenant, beside those there are."""
         from django.db import connection
 
         from tenants.models import Plan, Tenant
 
-        seconds = []
-        for number in range(count):
-            tenant = Tenant(schema_name=f"stock{number}", name=f"stock{number}", plan=Plan.objects.first())
-            tenant.save()
-            seconds.append(timed(lambda tenant=tenant: tenant.create_schema(verbosity=0)))
-            tenant.delete(force_drop=True)
-            connection.set_schema_to_public()
-        return statistics.median(seconds)
+        tenant = Tenant(schema_name="stock", name="stock", plan=Plan.objects.first())
+        tenant.save()
+        seconds = timed(lambda: tenant.create_schema(verbosity=0))
+        tenant.delete(force_drop=True)
+        connection.set_schema_to_public()
+        return seconds
 
     def stock(self, size: int) -> tuple[float, bool]:
         """Seconds of stock migrate_schemas over `size` schemas, and whether they are scaled."""
@@ -144,7 +142,8 @@ class Bench:
         return seconds * size / len(some), len(some) < size
 
     def ours(self) -> float:
-        """Seconds of migrate_all, failing loudly."""
+        """Seconds of migrate_all, the files read as in a new process; ends the benchmark when a schema fails."""
+        self.templates.forget_template()
         reports = []
         seconds = timed(lambda: reports.append(self.migrating.migrate_all()))
         failed = reports[0].failed
@@ -182,35 +181,66 @@ class Bench:
             ADD_FIELD.format(previous=previous, field=f"bench_{self.fields}")
         )
         settings.MIGRATION_MODULES = {"accounts": "bench_migrations"}
+        self.forget_files()
+
+    def remove_fields(self) -> None:
+        """Forget the added migrations, so that a new process finds every schema at head again."""
+        from django.conf import settings
+        from django.db import connection
+
+        for name in [*self.names, "public"]:
+            with connection.cursor() as cursor:
+                for number in range(1, self.fields + 1):
+                    cursor.execute(f'ALTER TABLE "{name}".accounts_user DROP COLUMN IF EXISTS bench_{number}')
+                cursor.execute(f"DELETE FROM \"{name}\".django_migrations WHERE name LIKE '9%_bench'")
+        settings.MIGRATION_MODULES = {}
+        for added in (self.folder / "bench_migrations").glob("9*_bench.py"):
+            added.unlink()
+        self.fields = 0
+        self.forget_files()
+
+    def forget_files(self) -> None:
+        """Make this process read the migrations again."""
         for name in [name for name in sys.modules if name.startswith("bench_migrations")]:
             del sys.modules[name]
         self.templates.forget_template()
 
-    def size(self, size: int) -> dict[str, Any]:
+    def size(self, size: int, rounds: int) -> dict[str, Any]:
         """All figures at one number of tenants."""
         self.say(f"{size} tenants: creating")
-        made = self.provision(size)
+        stock_made = [self.create_stock()]
+        made = self.provision(size)[-50:]
+        stock_made += [self.create_stock() for _ in range(2)]
         self.say("  nothing to do")
-        noop_ours = min(self.ours() for _ in range(3))
-        command = self.command() if not self.fields else None
-        noop_stock, noop_scaled = self.stock(size)
+        noop_ours, noop_stock, commands = [], [], []
+        for _ in range(rounds):
+            noop_ours.append(self.ours())
+            commands.append(self.command())
+            seconds, noop_scaled = self.stock(size)
+            noop_stock.append(seconds)
         self.say("  AddField with an index")
-        self.add_field()
-        add_ours = self.ours()
-        self.add_field()
-        add_stock, add_scaled = self.stock(size)
-        self.ours()
+        add_ours, add_stock = [], []
+        for _ in range(rounds):
+            self.add_field()
+            add_ours.append(self.ours())
+            self.add_field()
+            seconds, add_scaled = self.stock(size)
+            add_stock.append(seconds)
+            self.ours()
+        self.remove_fields()
         return {
             "tenants": size,
+            "create_stock_s": statistics.median(stock_made),
             "create_ours_s": statistics.median(made) if made else None,
             "created": len(made),
-            "noop_stock_s": noop_stock, "noop_stock_scaled": noop_scaled, "noop_ours_s": noop_ours,
-            "noop_command_s": command,
-            "add_field_stock_s": add_stock, "add_field_stock_scaled": add_scaled, "add_field_ours_s": add_ours,
+            "noop_stock_s": statistics.median(noop_stock), "noop_stock_scaled": noop_scaled,
+            "noop_ours_s": statistics.median(noop_ours), "noop_command_s": statistics.median(commands),
+            "add_field_stock_s": statistics.median(add_stock), "add_field_stock_scaled": add_scaled,
+            "add_field_ours_s": statistics.median(add_ours),
         }  # fmt: skip
 
 
-def table(results: list[dict[str, Any]], create_stock: float, tables: int) -> str:
+def table(results: list[dict[str, Any]], tables: int) -> str:
     """The figures as lines for a person."""
     lines = [
         f"{tables} tables per tenant. Seconds.",
@@ -225,7 +255,11 @@ def table(results: list[dict[str, Any]], create_stock: float, tables: int) -> st
     for found in results:
         if found["create_ours_s"]:
             lines.append(
-                line(f"create a tenant (to {found['tenants']})", create_stock, found["create_ours_s"])
+                line(
+                    f"create a tenant (to {found['tenants']})",
+                    found["create_stock_s"],
+                    found["create_ours_s"],
+                )
             )
         lines.append(
             line(
@@ -243,10 +277,12 @@ def table(results: list[dict[str, Any]], create_stock: float, tables: int) -> st
                 found["add_field_stock_scaled"],
             )
         )
-        if found["noop_command_s"]:
-            lines.append(
-                f"{'no-op as a command':<26}{'':>12}{found['noop_command_s']:>12.2f}   (starts Python and Django)"
-            )
+    largest = results[-1]
+    lines += [
+        "",
+        f"manage.py migrate_tenants as a command, nothing to do, {largest['tenants']} schemas: "
+        f"{largest['noop_command_s']:.2f} s wall (Python and Django start in it).",
+    ]
     return "\n".join(lines)
 
 
@@ -263,24 +299,28 @@ def main() -> None:
     parser.add_argument(
         "--stock-limit", type=int, default=50, help="schemas stock is timed on before scaling (default: 50)"
     )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="times each deploy is measured; medians are printed (default: 3)",
+    )
     parser.add_argument("--json", action="store_true", help="figures as JSON")
     options = parser.parse_args()
-    if min(options.sizes) < 2 or options.stock_limit < 1:
-        sys.exit("Sizes must be at least 2, and --stock-limit at least 1.")
+    if min(options.sizes) < 2 or options.stock_limit < 1 or options.rounds < 1:
+        sys.exit("Sizes must be at least 2, and --stock-limit and --rounds at least 1.")
     with own_database(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.stock_limit, Path(folder))
-        bench.say("stock: creating tenants")
-        create_stock = bench.create_stock()
-        results = [bench.size(size) for size in sorted(options.sizes)]
+        results = [bench.size(size, options.rounds) for size in sorted(options.sizes)]
         from django.db import connection
 
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname = %s", [bench.names[0]])
             tables = cursor.fetchone()[0]
     if options.json:
-        print(json.dumps({"tables": tables, "create_stock_s": create_stock, "sizes": results}, indent=2))
+        print(json.dumps({"tables": tables, "sizes": results}, indent=2))
     else:
-        print(table(results, create_stock, tables))
+        print(table(results, tables))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Interrupted at any point, every schema is either before or after a migration; th
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import multiprocessing
@@ -26,28 +27,32 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import psycopg
 from django.apps import apps as global_apps
-from django.contrib.auth.management import create_permissions
+from django.contrib.auth.management import (  # type: ignore[attr-defined]
+    _get_all_permissions,
+    create_permissions,
+)
 from django.contrib.contenttypes.management import create_contenttypes, inject_rename_contenttypes_operations
+from django.core.management.base import CommandError
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
 from django.db import DatabaseError, OperationalError, connections, router, transaction
 from django.db.migrations import Migration, operations
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.recorder import MigrationRecorder
-from django.db.migrations.state import ModelState
+from django.db.migrations.state import ModelState, ProjectState
 from django.db.models.signals import post_migrate, pre_migrate
 from django_tenants.signals import schema_migrated, schema_pre_migration
 from django_tenants.utils import get_public_schema_name, schema_context
 
 from tenants.db import connection
 from tenants.models import Tenant
-from tenants.schema_templates import disk_migrations, migrate_schema_stock, migrations_digest
+from tenants.schema_templates import disk_loader, disk_migrations, migrate_schema_stock, migrations_digest
 
 logger = logging.getLogger("signoff.migrations")
 
@@ -235,14 +240,48 @@ def _recording_editor(sink: list[str]) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------ the ordinary way, once and shared
-def _executor(schema_name: str) -> MigrationExecutor:
-    """Django's executor for a schema; leaves the connection standing in it."""
-    # Without public on the path, or its django_migrations would be found.
-    connection.set_schema(schema_name, include_public=False)
-    MigrationRecorder(connection).ensure_schema()
+class _Executor(MigrationExecutor):
+    """Django's executor for one schema, with the files read once per process rather than three times per schema."""
+
+    def __init__(self) -> None:
+        disk = disk_loader()
+        if disk.replacements:
+            # Where a squashed migration stands in the graph depends on what the schema has applied.
+            super().__init__(connection)
+            return
+        self.connection = connection
+        self.recorder = MigrationRecorder(connection)
+        # It exists, see _executor; Django would list all tables of the schema to find out.
+        self.recorder._has_table = True  # type: ignore[attr-defined]
+        self.progress_callback = None
+        self.loader = copy.copy(disk)
+        self.loader.connection = connection
+        self.loader.applied_migrations = self.recorder.applied_migrations()  # type: ignore[assignment]
+
+    def check_consistent_history(self) -> None:
+        """Raises InconsistentMigrationHistory when a migration was applied before one it depends on."""
+        graph, applied = self.loader.graph, self.loader.applied_migrations
+        known = [key for key in applied if key in graph.nodes]
+        if any(parent not in applied for key in known for parent in graph.node_map[key].parents):
+            self.loader.check_consistent_history(connection)
+
+
+def _executor(schema_name: str) -> _Executor:
+    """The executor for a schema; leaves the connection standing in it.
+
+    Raises:
+        CommandError: two migrations of an app are the last, as Django's command does.
+    """
+    if not _has_table(schema_name, "django_migrations"):
+        # Without public on the path, or its table would be found.
+        connection.set_schema(schema_name, include_public=False)
+        MigrationRecorder(connection).ensure_schema()
     connection.set_schema(schema_name)
-    executor = MigrationExecutor(connection)
-    executor.loader.check_consistent_history(connection)
+    executor = _Executor()
+    executor.check_consistent_history()
+    if conflicts := executor.loader.detect_conflicts():
+        names = "; ".join(f"{', '.join(names)} in {app}" for app, names in conflicts.items())
+        raise CommandError(f"Conflicting migrations: {names}. Run manage.py makemigrations --merge.")
     return executor
 
 
@@ -256,18 +295,51 @@ def plan_of(schema_name: str) -> list[Migration]:
         connection.set_tenant(previous)
 
 
-def _migrate_ordinary(schema_name: str, recording: Recording | None = None) -> list[str]:
-    """What `manage.py migrate` does, in one schema; with `recording`, written down as it happens."""
+# The state before a deploy, rendered: the graph it belongs to, what is applied, the state. Rendering the models is
+# most of what the executor costs, and public and the canary usually stand at the same migrations.
+_rendered: tuple[Any, frozenset[tuple[str, str]], ProjectState] | None = None
+
+
+def _state_before(executor: _Executor) -> ProjectState:
+    """A copy of the project state of what this executor's schema has applied, with its models rendered."""
+    global _rendered
+    applied = frozenset(executor.loader.applied_migrations)
+    if _rendered is None or _rendered[0] is not executor.loader.graph or _rendered[1] != applied:
+        state = executor._create_project_state(with_applied_migrations=True)  # type: ignore[attr-defined]
+        state.apps  # noqa: B018 (renders)
+        _rendered = (executor.loader.graph, applied, state)
+    return _rendered[2].clone()
+
+
+def _forget_state() -> None:
+    global _rendered
+    _rendered = None
+
+
+def _migrate_ordinary(
+    schema_name: str, recording: Recording | None = None, *, lean: bool = False
+) -> list[str]:
+    """What `manage.py migrate` does, in one schema; with `recording`, written down as it happens.
+
+    Args:
+        lean: leave out what has no effect when nobody but Django listens to pre_migrate and post_migrate, no
+            migration of the plan runs Python and none renames a model: the first signal, and the second where no
+            content type or permission is missing. The caller knows.
+    """
     previous = connection.tenant
     try:
         executor = _executor(schema_name)
         targets = executor.loader.graph.leaf_nodes()
         plan = executor.migration_plan(targets)
         before = _bookkeeping() if recording else None
-        state = executor._create_project_state(with_applied_migrations=True)  # type: ignore[attr-defined]
-        emit_pre_migrate_signal(0, False, connection.alias, apps=state.apps, plan=plan)
+        if lean:
+            state = _state_before(executor)
+        else:
+            state = executor._create_project_state(with_applied_migrations=True)  # type: ignore[attr-defined]
+            emit_pre_migrate_signal(0, False, connection.alias, apps=state.apps, plan=plan)
+            state = state.clone()
         if recording is None:
-            state = executor.migrate(targets, plan=plan, state=state.clone())
+            state = executor.migrate(targets, plan=plan, state=state)
         else:
             steps = recording.steps
             sink: list[str] = []
@@ -279,16 +351,9 @@ def _migrate_ordinary(schema_name: str, recording: Recording | None = None) -> l
 
             executor.progress_callback = progress  # type: ignore[assignment]
             with _recording_editor(sink):
-                state = executor.migrate(targets, plan=plan, state=state.clone())
-        state.clear_delayed_apps_cache()
-        post_apps = state.apps
-        # Real models, so that receivers of the signal find their relations (as Django's command does).
-        with post_apps.bulk_update():
-            keys = [(model.app_label, model.name_lower) for model in post_apps.real_models]
-            for key in keys:
-                post_apps.unregister_model(*key)
-        post_apps.render_multiple([ModelState.from_model(global_apps.get_model(*key)) for key in keys])
-        emit_post_migrate_signal(0, False, connection.alias, apps=post_apps, plan=plan)
+                state = executor.migrate(targets, plan=plan, state=state)
+        if not lean or _bookkeeping_lacks(state):
+            _after_migrations(state, plan)
         if recording is not None and before is not None:
             after = _bookkeeping()
             recording.applied = [row for row in after[0] if row not in set(before[0])]
@@ -299,13 +364,54 @@ def _migrate_ordinary(schema_name: str, recording: Recording | None = None) -> l
         connection.set_tenant(previous)
 
 
+def _after_migrations(state: ProjectState, plan: Any) -> None:
+    """Send post_migrate as Django's command does: content types and permissions are made by its receivers."""
+    state.clear_delayed_apps_cache()
+    post_apps = state.apps
+    # Real models, so that receivers of the signal find their relations (as Django's command does).
+    with post_apps.bulk_update():
+        keys = [(model.app_label, model.name_lower) for model in post_apps.real_models]
+        for key in keys:
+            post_apps.unregister_model(*key)
+    post_apps.render_multiple([ModelState.from_model(global_apps.get_model(*key)) for key in keys])
+    # Models may be shared with the state of another schema, where the same content type has another number.
+    with suppress(LookupError):
+        post_apps.get_model("contenttypes", "ContentType").objects.clear_cache()
+    emit_post_migrate_signal(0, False, connection.alias, apps=post_apps, plan=plan)
+
+
+def _bookkeeping_lacks(state: ProjectState) -> bool:
+    """Whether a model of `state` has no content type yet, or no row for one of its permissions."""
+    _, content_types, permissions = _bookkeeping()
+    types = set(content_types)
+    codes = {(app, model, codename) for app, model, codename, _ in permissions}
+    for config in global_apps.get_app_configs():
+        if config.models_module is None or config.label not in state.apps.app_configs:
+            continue
+        for model in state.apps.get_app_config(config.label).get_models():
+            options = model._meta
+            key = (options.app_label, str(options.model_name))
+            if key not in types:
+                return True
+            if any((*key, codename) not in codes for codename, _ in _get_all_permissions(options)):
+                return True
+    return False
+
+
+def _has_table(schema_name: str, table: str) -> bool:
+    quote = connection.ops.quote_name
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{quote(schema_name)}.{quote(table)}"])
+        return bool(cursor.fetchone()[0])
+
+
 def _bookkeeping() -> tuple[list[Any], list[Any], list[Any]]:
     """Rows of django_migrations, django_content_type and auth_permission, in the order they were made."""
-    tables = set(connection.introspection.table_names())
+    schema = connection.schema_name
     with connection.cursor() as cursor:
         cursor.execute("SELECT app, name FROM django_migrations ORDER BY id")
         migrations = cursor.fetchall()
-        if not {"django_content_type", "auth_permission"} <= tables:
+        if not (_has_table(schema, "django_content_type") and _has_table(schema, "auth_permission")):
             return migrations, [], []
         cursor.execute("SELECT app_label, model FROM django_content_type ORDER BY id")
         types = cursor.fetchall()
@@ -440,7 +546,8 @@ def _ordinary_one(schema_name: str, recording: Recording | None = None) -> Schem
                 )  # fmt: skip
             if recording is not None:
                 recording.digest = head.digest if head else ""
-            applied = _migrate_ordinary(schema_name, recording)
+            # A canary's plan can be replayed and nobody else listens, or it would be none.
+            applied = _migrate_ordinary(schema_name, recording, lean=recording is not None)
             return SchemaResult(schema_name, action, time.monotonic() - started, applied)
         finally:
             with connection.cursor() as cursor:
@@ -578,9 +685,16 @@ def public_ensure() -> SchemaResult:
             cursor.execute("SELECT pg_advisory_lock(%s)", [number])
         try:
             schema_pre_migration.send(sender=public_ensure, schema_name=public)
-            before = _applied(public)
-            migrate_schema_stock(public)
-            applied = sorted(_applied(public) - before)
+            if (
+                head is not None
+                and not _other_receivers()
+                and not any(map(why_not_replayable, plan_of(public)))
+            ):
+                applied = _migrate_ordinary(public, lean=True)
+            else:
+                before = _applied(public)
+                migrate_schema_stock(public)
+                applied = sorted(_applied(public) - before)
         finally:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [number])
@@ -680,9 +794,12 @@ def migrate_all(
             if progress is not None:
                 progress(done, total, result)
 
-        for digest, members in groups.items():
-            for result in _migrate_group(digest, members, jobs=jobs, lock_timeout_s=lock_timeout_s):
-                finish(result)
+        try:
+            for digest, members in groups.items():
+                for result in _migrate_group(digest, members, jobs=jobs, lock_timeout_s=lock_timeout_s):
+                    finish(result)
+        finally:
+            _forget_state()
     ordered = [results[name] for name in [public.schema, *order] if name in results]
     return Report(ordered, time.monotonic() - started, migrations_digest(disk_migrations()))
 

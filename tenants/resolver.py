@@ -19,6 +19,7 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django_tenants.utils import get_public_schema_name, schema_context
 
+from tenants.db import connection
 from tenants.models import Domain, Plan, Tenant
 
 logger = logging.getLogger("signoff.tenants")
@@ -67,7 +68,9 @@ def _on_change(**_: object) -> None:
     # Now, for what follows in this transaction; and after the commit, because a request in between may have
     # remembered the old state again.
     forget()
-    transaction.on_commit(announce)
+    # Once per transaction, however many rows it changes.
+    if not any(function is announce for _, function, _ in connection.run_on_commit):
+        transaction.on_commit(announce)
 
 
 # Process id that has a listener: a forked child starts its own.

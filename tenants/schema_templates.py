@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management import call_command
 from django.db import transaction
 from django.db.migrations.loader import MigrationLoader
@@ -31,15 +33,28 @@ from tenants.models import SchemaTemplate
 from tenants.naming import TEMPLATE_PREFIX
 
 # Raise when the way a template is made changes, so that stored ones are made again.
-_FORMAT = 1
+_FORMAT = 2
 _lock = threading.Lock()
 _cached: tuple[str, str, str] | None = None  # digest, schema name, SQL
 
 
+_disk: tuple[str, MigrationLoader] | None = None  # MIGRATION_MODULES it was read with
+
+
+def disk_loader() -> MigrationLoader:
+    """The migrations on disk and their graph, of no database; read once per process (`forget_template`)."""
+    global _disk
+    key = repr(sorted(getattr(settings, "MIGRATION_MODULES", {}).items()))
+    found = _disk
+    if found is None or found[0] != key:
+        # `None` as connection: reads the files, not the database.
+        _disk = found = (key, MigrationLoader(None, ignore_no_migrations=True))
+    return found[1]
+
+
 def disk_migrations() -> set[tuple[str, str]]:
     """(app label, name) of every migration on disk."""
-    # `None` as connection: reads the files, not the database.
-    return set(MigrationLoader(None, ignore_no_migrations=True).disk_migrations or {})
+    return set(disk_loader().disk_migrations or {})
 
 
 def migrations_digest(applied: Iterable[tuple[str, str]]) -> str:
@@ -53,9 +68,7 @@ def migrations_digest(applied: Iterable[tuple[str, str]]) -> str:
 
 def template_digest() -> str:
     """Digest of what a template depends on: the migrations on disk with their contents, and the tenant apps."""
-    from django.conf import settings
-
-    loader = MigrationLoader(None, ignore_no_migrations=True)
+    loader = disk_loader()
     digest = hashlib.sha256(f"format {_FORMAT}\n{sorted(settings.TENANT_APPS)}\n".encode())
     for key in sorted(loader.disk_migrations or {}):
         module = importlib.util.find_spec(loader.disk_migrations[key].__module__)
@@ -94,8 +107,8 @@ def _process_digest() -> str:
 
 def forget_template() -> None:
     """Forget what this process remembers (migrations changed under it: tests and benchmarks)."""
-    global _cached, _digest
-    _cached = _digest = None
+    global _cached, _digest, _disk
+    _cached = _digest = _disk = None
 
 
 def template_ensure() -> bool:
@@ -234,14 +247,22 @@ def _dump(schema: str) -> str:
     return f"{marker}\n" + "\n".join(lines)
 
 
+# A sequence that was never used stands there already when it is created.
+_SEQUENCE_AT_START = re.compile(r"SELECT pg_catalog\.setval\('[a-z0-9_.]+', 1, false\);")
+
+
 def _is_noise(line: str) -> bool:
-    return line.startswith(
-        (
-            "SET default_tablespace",
-            "SET default_table_access_method",
-            "\\restrict",
-            "\\unrestrict",
-            "-- Name:",
-            "-- Data for Name:",
+    return (
+        line.startswith(
+            (
+                "SET default_tablespace",
+                "SET default_table_access_method",
+                "\\restrict",
+                "\\unrestrict",
+                "-- Name:",
+                "-- Data for Name:",
+            )
         )
-    ) or line in {"--", "-- PostgreSQL database dump complete", ""}
+        or line in {"--", "-- PostgreSQL database dump complete", ""}
+        or _SEQUENCE_AT_START.fullmatch(line) is not None
+    )
