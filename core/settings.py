@@ -193,6 +193,15 @@ OPA_URL = env.str("OPA_URL", default="")
 ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
 # float32, bfloat16, or auto: measured once per process on this machine.
 ENGINE_DTYPE = env.str("ENGINE_DTYPE", default="auto")
+# The serving engine (manage.py serve_engine): cpu, cuda or auto; sequences decoded together, tokens each may have
+# (their keys and values are set aside when a model is loaded), models loaded at once, sequences that may wait.
+ENGINE_DEVICE = env.str("ENGINE_DEVICE", default="cpu")
+ENGINE_SLOTS = env.int("ENGINE_SLOTS", default=16)
+ENGINE_CONTEXT = env.int("ENGINE_CONTEXT", default=2048)
+ENGINE_MODELS = env.int("ENGINE_MODELS", default=2)
+ENGINE_QUEUE = env.int("ENGINE_QUEUE", default=64)
+# "" decodes in full precision; int8 or float16 with smaller weights (docs/design/serving.md).
+ENGINE_QUANTISE = env.str("ENGINE_QUANTISE", default="")
 MODEL_STORE = DATA_DIR / "models"
 # Directories of the server from which models may be registered in the browser or by REST, by their path.
 MODEL_IMPORT_ROOTS = env.list("MODEL_IMPORT_ROOTS", default=[str(DATA_DIR / "imports")])

@@ -476,6 +476,8 @@ def examine(
     elif ports:
         look(lambda: check_port("the web server", "PORT", WEB_PORT, environ))
         look(lambda: check_port("the gateway", "GATEWAY_PORT", _after_web(environ, 1), environ))
+        if not environ.get("ENGINE_URL"):
+            look(lambda: check_port("the engine", "ENGINE_PORT", _after_web(environ, 2), environ))
         if not environ.get("DATABASE_URL"):
             look(lambda: check_port("the embedded PostgreSQL", "POSTGRES_PORT", POSTGRES_PORT, environ))
         if not environ.get("BROKER_URL"):

