@@ -64,6 +64,44 @@ def audit_sequence_everywhere(*, heads: bool = True) -> int:
     return _in_each(sorted({*waiting, *unsigned}), audit_sequence)
 
 
+def batches_requeue_everywhere() -> int:
+    """Bring back batches whose worker or message got lost, in every active tenant. Returns how many."""
+    from inference.gateway.batches import MESSAGE_LOST_AFTER_S, batches_requeue_stale
+
+    schemas = schemas_where(
+        table="gateway_batch",
+        condition=(
+            "status IN ('validating', 'in_progress', 'finalizing', 'cancelling') AND (lease_expires_at < now() OR "
+            "(lease_expires_at IS NULL AND (enqueued_at IS NULL OR "
+            "enqueued_at < now() - make_interval(secs => %s))))"
+        ),
+        parameters=[float(MESSAGE_LOST_AFTER_S)],
+        active_only=True,
+    )
+    return _in_each(schemas, batches_requeue_stale)
+
+
+def gateway_files_expire_everywhere() -> int:
+    """Delete files of the gateway whose time is over, in every tenant. Returns how many."""
+    from inference.gateway.files import files_remove_expired
+
+    schemas = schemas_where(table="gateway_gatewayfile", condition="expires_at <= now()", active_only=False)
+    return _in_each(schemas, files_remove_expired)
+
+
+def upstreams_check_everywhere() -> int:
+    """Check enabled upstreams whose last check is old, in every active tenant. Returns how many."""
+    from inference.upstreams.services import CHECK_EVERY_S, upstreams_check_due
+
+    schemas = schemas_where(
+        table="upstreams_upstream",
+        condition="enabled AND (checked_at IS NULL OR checked_at < now() - make_interval(secs => %s))",
+        parameters=[float(CHECK_EVERY_S)],
+        active_only=True,
+    )
+    return _in_each(schemas, upstreams_check_due)
+
+
 def _in_each(schemas: list[str], work: Callable[[], int]) -> int:
     """Sum of `work()` over the schemas; one tenant's trouble is logged and does not stop the others."""
     total = 0

@@ -80,6 +80,51 @@ def model_registration(schema_name: str, registration_id: str) -> str:
         return "gone"
 
 
+@shared_task(base=TenantTask, runs_on=Queues.INFERENCE, tenant_scope="tenant")
+def batch_execute(schema_name: str, batch_id: str) -> str:
+    """Work on a batch of gateway requests for a slice of time.
+
+    Runs twice: only the holder of the batch's lease works; an ended batch is left alone. Row gone: logged, no
+    error, not repeated. Worker dies: the lease runs out and `batches_requeue` sends the message again; stored
+    results are kept and not repeated.
+    """
+    from core.errors import NotFound
+    from inference.gateway.batches import batch_execute as execute
+
+    _check_schema(schema_name)
+    try:
+        outcome = execute(public_id=batch_id)
+    except NotFound:
+        logger.warning("message for a batch that is gone", extra={"batch": batch_id})
+        return "gone"
+    logger.info("batch: %s", outcome, extra={"batch": batch_id})
+    return outcome
+
+
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
+def batches_requeue() -> int:
+    """Bring back batches that lost their worker or their message, and delete expired files, in every tenant.
+
+    Runs twice: rows are locked, the second finds nothing. A tenant gone meanwhile is skipped. Worker dies:
+    the next tick does it.
+    """
+    from workers.services import batches_requeue_everywhere, gateway_files_expire_everywhere
+
+    return batches_requeue_everywhere() + gateway_files_expire_everywhere()
+
+
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
+def upstreams_check() -> int:
+    """Ask every enabled upstream that was not checked lately whether it is well, in every active tenant.
+
+    Runs twice: the second finds them checked. A tenant gone meanwhile is skipped. Worker dies: the next tick
+    does it.
+    """
+    from workers.services import upstreams_check_everywhere
+
+    return upstreams_check_everywhere()
+
+
 @shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
 def requeue_expired() -> int:
     """Bring back runs and registrations that lost their worker or their message, in every active tenant.
