@@ -6,6 +6,7 @@ urlpatterns = [
     path("", include("governance.urls_home")),
     path("", include("tenants.accounts.urls")),
     path("", include("inference.urls")),
+    path("", include("inference.gateway.urls")),
     path("", include("governance.urls")),
     path("", include("core.audit.urls")),
     path("", include("pilots.urls")),

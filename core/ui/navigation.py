@@ -56,6 +56,10 @@ ROOMS: Final[tuple[Room, ...]] = (
         ),
     ),
     Room(
+        "Gateway",
+        (Item("Playground", "message-square", ("gateway:playground",), "playground.use", key="y"),),
+    ),
+    Room(
         "Governance",
         (
             Item("Reviews", "clipboard-check", ("governance:review_list",), "review.view", key="v"),

@@ -114,7 +114,8 @@ class Exchange:
         self.answered_text = ""
         self.prompt = b""
         self.plan: CachePlan | None = None
-        self.filter: RequestFilter | None = None
+        self.filtered = False
+        self.filter: RequestFilter
         self.asked_body = b""
 
     # ------------------------------------------------------------------ before the engine
@@ -150,10 +151,10 @@ class Exchange:
             problem.headers.update(self._headers())
             raise
         except UpstreamError as error:
-            problem = upstream_problem(error)
-            self._settle_failure("failed", problem)
-            problem.headers.update(self._headers())
-            raise problem from error
+            told = upstream_problem(error)
+            self._settle_failure("failed", told)
+            told.headers.update(self._headers())
+            raise told from error
         except BaseException:
             self._settle_failure("failed", _internal())
             raise
@@ -294,6 +295,7 @@ class Exchange:
             decision.redact or self.config.guards or DEFAULT_GUARDS,
             self.target.release_digest,
         )
+        self.filtered = True
         filtered = self.filter.filter_request(call.body)
         if filtered.blocked:
             raise Blocked(
@@ -377,7 +379,7 @@ class Exchange:
 
     def _named(self, document: dict[str, Any], kind: str, usage: Usage) -> dict[str, Any]:
         prefix = "cmpl-" if kind == "text_completion" else "chatcmpl-"
-        named = {
+        return {
             "id": f"{prefix}{secrets.token_hex(14)}",
             "object": kind,
             "created": int(time.time()),
@@ -385,7 +387,6 @@ class Exchange:
             "choices": document["choices"],
             "usage": usage_document(usage, self.call),
         }
-        return named
 
     def _deliver(self, document: dict[str, Any], usage: Usage, *, cache: str) -> Reply:
         receipt = ""
@@ -504,7 +505,6 @@ class Exchange:
     def _remember(self, document: dict[str, Any]) -> None:
         """Keep a finished answer, as it is before placeholders are put back."""
         if self.plan is not None:
-            assert self.filter is not None
             self.plan.store(document, clean=self.filter.clean)
 
     def _ask_again(self) -> None:
@@ -589,7 +589,7 @@ class Exchange:
         end.upstream_ms = self.upstream_s * 1000
         end.overhead_ms = max(0.0, total - end.upstream_ms)
         end.bytes_out = len(output) if bytes_out is None else bytes_out
-        if self.filter is not None:
+        if self.filtered:
             summary = self.filter.summary()
             end.guards, end.redactions = summary.guards, summary.redactions
         if output:

@@ -140,9 +140,12 @@ def _is_token_list(value: Any) -> bool:
 def _check_texts(name: str, value: Any) -> None:
     if isinstance(value, str) or _is_token_list(value):
         return
-    if isinstance(value, list) and 1 <= len(value) <= MAX_BATCHED_INPUTS:
-        if all(isinstance(item, str) for item in value) or all(_is_token_list(item) for item in value):
-            return
+    if (
+        isinstance(value, list)
+        and 1 <= len(value) <= MAX_BATCHED_INPUTS
+        and (all(isinstance(item, str) for item in value) or all(_is_token_list(item) for item in value))
+    ):
+        return
     raise invalid(
         name,
         f"{name} must be a text, a list of at most {MAX_BATCHED_INPUTS} texts, a list of token ids, "
