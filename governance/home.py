@@ -46,9 +46,8 @@ def decisions_gone_stale(request: HttpRequest) -> HomeCard:
         state = review_state(review, exact=False)
         stale = [row for poll in state.poll for row in poll.signatures if not row.current]
         if state.decision_stale or stale:
-            what = (
-                "The decision is stale." if state.decision_stale else f"{len(stale)} signature(s) went stale."
-            )
+            noun = "signature" if len(stale) == 1 else "signatures"
+            what = "The decision is stale." if state.decision_stale else f"{len(stale)} {noun} went stale."
             items.append(
                 HomeItem(review.title, reverse("governance:review_detail", args=[review.pk]), "stale", what)
             )

@@ -127,13 +127,21 @@ class SignatureOut(serializers.ModelSerializer[Signature]):
     review = serializers.PrimaryKeyRelatedField(read_only=True)
     signer = serializers.PrimaryKeyRelatedField(read_only=True)
     evidence_digest = serializers.CharField(source="snapshot.digest", read_only=True)
+    current = serializers.SerializerMethodField()
 
     class Meta:
         model = Signature
         fields = [
             "id", "review", "signer", "signer_name", "role", "position", "comment", "conditions",
-            "evidence_digest", "envelope", "signed_at",
+            "evidence_digest", "current", "envelope", "signed_at",
         ]  # fmt: skip
+
+    def get_current(self, signature: Signature) -> bool:
+        """Whether what was signed is still the evidence; false for a stale signature."""
+        known: dict[object, str] = self.context.setdefault("evidence_digests", {})
+        if signature.review_id not in known:
+            known[signature.review_id] = review_state(signature.review, exact=False).dossier.digest
+        return known[signature.review_id] == signature.snapshot.digest
 
 
 class SignatureIn(Body):

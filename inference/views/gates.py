@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from django.contrib import messages
@@ -28,6 +29,7 @@ from inference.gates import (
     gate_as_dict,
     gate_get,
     gate_revise,
+    gate_verdict_current,
 )
 from inference.gates import (
     gate_create as create,
@@ -53,6 +55,11 @@ def gate_list(request: HttpRequest) -> HttpResponseBase:
         .distinct("gate__slug")
     ):
         last[row.gate.slug] = row
+
+    @functools.cache
+    def status(gate: Gate) -> str:
+        return gate_verdict_current(last[gate.slug])[0] if gate.slug in last else "not_run"
+
     table = Table(
         request,
         gates,
@@ -77,8 +84,8 @@ def gate_list(request: HttpRequest) -> HttpResponseBase:
             Column(
                 "verdict",
                 "Last verdict",
-                lambda g: verdict(last[g.slug].status) if g.slug in last else verdict("not_run"),
-                raw=lambda g: last[g.slug].status if g.slug in last else "not_run",
+                lambda g: verdict(status(g)),
+                raw=status,
                 main=True,
             ),
             Column("on", "On", lambda g: last[g.slug].candidate_label if g.slug in last else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from django.contrib import messages
@@ -12,12 +13,14 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods
 
 from core.errors import DomainError
+from core.evidence.models import GateVerdict
 from core.security.permissions import requires
 from core.ui.components import digest, verdict
 from core.ui.diffs import diff_structures
 from core.ui.tables import Column, Filter, Table
 from core.ui.templatetags.ui import ago, short
 from inference.forms import ProductForm, ReleaseForm, service_errors
+from inference.gates import gate_verdict_current
 from inference.models import Product, Release
 from inference.readiness import (
     baseline_default,
@@ -42,8 +45,10 @@ def release_list(request: HttpRequest) -> HttpResponseBase:
     live = {channel.release_id: channel for channel in channel_list() if channel.name == "stable"}
     found = verdicts_by_candidate(list(releases_visible().values_list("digest", flat=True)[:2000]))
 
+    # Asked per row and therefore only for the rows of the page shown.
+    @functools.cache
     def status(row: Release) -> str:
-        return found[row.digest].status if row.digest in found else "not_run"
+        return gate_verdict_current(found[row.digest])[0] if row.digest in found else "not_run"
 
     table = Table(
         request,
@@ -104,11 +109,11 @@ def release_detail(request: HttpRequest, pk: int) -> HttpResponseBase:
         "before": _identity(other) if other else {},
         "after": _identity(release),
         "areas": readiness(release),
-        "verdict": newest,
+        "verdict": gate_verdict_current(newest)[0] if newest is not None else "",
         "timeline": timeline(release),
         "channels": channel_list(product=release.product),
         "compare_url": compare_url(release, newest),
-        "state": _state_sentence(release),
+        "state": _state_sentence(release, newest),
         "crumbs": [("Releases", reverse("inference:release_list"))],
     }
     return render(request, "inference/release_detail.html", context)
@@ -127,10 +132,12 @@ def _identity(release: Release) -> dict[str, Any]:
     }
 
 
-def _state_sentence(release: Release) -> str:
-    newest = release_verdict(release)
+def _state_sentence(release: Release, newest: GateVerdict | None) -> str:
     if newest is None:
         return f"{release.version} has not been judged by a gate yet."
+    status, reasons = gate_verdict_current(newest)
+    if status == "stale":
+        return f"The verdict against {newest.baseline_label} is stale. {' '.join(reasons)}"
     rows = list(newest.criteria.select_related("criterion"))
     worse = [row for row in rows if row.status == "fail"]
     if worse:

@@ -157,3 +157,15 @@ def test_every_role_has_a_home(review: Review, as_role: Any, role: str) -> None:
 )
 def test_moments_of_a_frozen_document_are_written_for_people(text: str, shown: str) -> None:
     assert written_moment(text).replace("\N{NO-BREAK SPACE}", " ") == shown
+
+
+def test_the_api_says_which_signature_is_stale(
+    world: World, review: Review, alice: Any, acting: Any, api_key: Any, client: Any
+) -> None:
+    acting(alice)
+    sign(review, alice)
+    key = {"Authorization": f"Bearer {api_key('review.view')}"}
+    address = f"/api/v1/reviews/{review.pk}/signatures/"
+    assert [one["current"] for one in client.get(address, headers=key).json()["results"]] == [True]
+    tighten(world)
+    assert [one["current"] for one in client.get(address, headers=key).json()["results"]] == [False]

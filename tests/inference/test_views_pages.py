@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from core.evidence.models import Gate, Run
 from core.security.actor import SYSTEM, use_actor
-from inference.gates import gate_verdict_compute
+from inference.gates import gate_as_dict, gate_revise, gate_verdict_compute
 from inference.models import Dataset, Product, Registration, Release
 from tests.conftest import TenantClient
 from tests.inference.gate_data import World, damaged, finish_run, healthy, make_dataset, make_world
@@ -229,6 +229,20 @@ def test_release_page_names_what_is_worse(world: World, as_role: Callable[[str],
     page = as_role("pmo").get(address("release_detail", world)).content.decode()
     assert "1.1.0 is worse than Assistant 1.0.0 on 1 of 2 criteria" in page
     assert "No security or privacy criterion is measured" in page
+
+
+@pytest.mark.parametrize("name", ["release_detail", "release_list", "gate_list"])
+def test_a_verdict_of_yesterdays_gate_is_shown_as_stale(
+    world: World, as_role: Callable[[str], TenantClient], name: str
+) -> None:
+    client = as_role("pmo")
+    assert "verdict-stale" not in client.get(address(name, world)).content.decode()
+    changed = gate_as_dict(world.gate)
+    changed["criteria"][0]["rule"]["margin"] = 0.04
+    with use_actor(SYSTEM):
+        gate_revise(**changed)
+    page = client.get(address(name, world)).content.decode()
+    assert "verdict-stale" in page and "verdict-fail" not in page
 
 
 def test_release_page_is_honest_when_nothing_is_measured(as_role: Callable[[str], TenantClient]) -> None:
