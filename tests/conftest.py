@@ -504,8 +504,8 @@ def sign_in(page: Page) -> Callable[..., Page]:
         page.goto(base + reverse("accounts:sign_in"))
         page.locator("input[type=email], input[name=username], input[name=email]").first.fill(user.email)
         page.locator("input[type=password]").first.fill(password)
-        page.locator("input[type=password]").first.press("Enter")
-        page.wait_for_load_state()
+        with page.expect_navigation():
+            page.locator("input[type=password]").first.press("Enter")
         return page
 
     return through_the_form

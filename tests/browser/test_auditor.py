@@ -138,7 +138,8 @@ def test_log_is_read_and_narrowed_without_script(browser: Any, live_site: Any, b
     page.goto("/audit/")
     page.locator("input[type=email], input[name=username], input[name=email]").first.fill(bob.email)
     page.locator("input[type=password]").first.fill(PASSWORD)
-    page.locator("input[type=password]").first.press("Enter")
+    with page.expect_navigation():
+        page.locator("input[type=password]").first.press("Enter")
     page.goto("/audit/")
     page.locator("select[name=action]").select_option("waiver.approved")
     page.get_by_role("button", name="Show").click()

@@ -220,7 +220,7 @@ def test_sign_out_is_a_post_in_the_menu(page: Any, sign_in: Callable[..., Any], 
     sign_in(alice)
     page.goto(PATH)
     page.get_by_label(re.compile("^Your menu")).click()
-    page.get_by_role("button", name="Sign out").click()
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Sign out").click()
     page.goto(PATH)
     expect(page.get_by_label(re.compile("^Your menu"))).to_have_count(0)

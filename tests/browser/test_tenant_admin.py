@@ -81,7 +81,8 @@ def test_a_visitor_is_locked_out_and_told_for_how_long(
     for _ in range(settings.AXES_FAILURE_LIMIT):
         page.get_by_label("E-mail address").fill(alice.email)
         page.get_by_label("Password").fill("wrong")
-        page.get_by_role("button", name="Sign in").click()
+        with page.expect_navigation():
+            page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Sign-in is locked")).to_be_visible()
     expect(page.get_by_text(re.compile(r"Try again in \d+ minutes"))).to_be_visible()
 
