@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from rest_framework import serializers
 
@@ -138,7 +138,8 @@ class SignatureOut(serializers.ModelSerializer[Signature]):
 
     def get_current(self, signature: Signature) -> bool:
         """Whether what was signed is still the evidence; false for a stale signature."""
-        known: dict[object, str] = self.context.setdefault("evidence_digests", {})
+        # One look at the evidence for a whole list.
+        known: dict[object, str] = cast("dict[str, Any]", self.context).setdefault("evidence_digests", {})
         if signature.review_id not in known:
             known[signature.review_id] = review_state(signature.review, exact=False).dossier.digest
         return known[signature.review_id] == signature.snapshot.digest
