@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -31,6 +31,8 @@ logger = logging.getLogger("signoff.policies")
 
 # Seconds another process may go on with the policy that was active before.
 ACTIVE_TTL_S = 1.5
+# Seconds beyond that other threads go on with it while one of them reads, instead of waiting.
+GRACE_S = 0.5
 # Decisions kept per policy; all are dropped when there are more (a flood of different calls, or ids in the policy).
 MAX_DECISIONS = 8192
 
@@ -54,6 +56,10 @@ class Loaded:
     broken: str = ""
     fresh_until: float = 0.0
     decisions: dict[bytes, PolicyDecision] = field(default_factory=dict)
+    # Threads that miss the same key at once: one evaluates, the others wait for its answer.
+    flights: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(32))
+    )
 
 
 _loaded: dict[str, Loaded] = {}
@@ -82,11 +88,14 @@ def decide(schema: str, attributes: Mapping[str, Any]) -> PolicyDecision:
     kept = loaded.decisions.get(key)
     cached = kept is not None
     if kept is None:
-        kept = _decided(schema, loaded, attributes)
-        if not kept.failed:
-            if len(loaded.decisions) >= MAX_DECISIONS:
-                loaded.decisions.clear()
-            loaded.decisions[key] = kept
+        with loaded.flights[hash(key) % 32]:
+            kept = loaded.decisions.get(key)
+            if kept is None:
+                kept = _decided(schema, loaded, attributes)
+                if not kept.failed:
+                    if len(loaded.decisions) >= MAX_DECISIONS:
+                        loaded.decisions.clear()
+                    loaded.decisions[key] = kept
     allowed, reason = kept.allowed, kept.reason
     if allowed and (kept.max_body_bytes is not None or kept.obligations):
         missing = unmet(kept, attributes)
@@ -126,10 +135,15 @@ def _decided(schema: str, loaded: Loaded, attributes: Mapping[str, Any]) -> Poli
 
 # ------------------------------------------------------------------ the active policy
 def _refresh(schema: str) -> Loaded:
-    """The tenant's policy, read again; one thread reads, others that come meanwhile wait for it."""
+    """The tenant's policy, read again by one thread; others go on with the one they have, for a moment, or wait."""
     with _guard:
         lock = _locks.setdefault(schema, threading.Lock())
-    with lock:
+    known = _loaded.get(schema)
+    if not lock.acquire(blocking=False):
+        if known is not None and time.monotonic() < known.fresh_until + GRACE_S:
+            return known
+        lock.acquire()
+    try:
         known = _loaded.get(schema)
         if known is not None and known.fresh_until >= time.monotonic():
             return known
@@ -154,6 +168,8 @@ def _refresh(schema: str) -> Loaded:
             if _generation.get(schema, 0) == generation:
                 _loaded[schema] = fresh
         return fresh
+    finally:
+        lock.release()
 
 
 def _active_row(schema: str, known: str) -> tuple[str, str, str, dict[str, Any]] | None:
@@ -249,6 +265,4 @@ def policy_ask(program: Askable, version: str, attributes: Mapping[str, Any]) ->
         missing = unmet(decision, attributes)
         if missing:
             decision = denied_for(decision, missing)
-    from dataclasses import replace
-
     return replace(decision, took_us=(time.perf_counter_ns() - began) // 1000), document

@@ -16,7 +16,7 @@ OUTPUTS = (
 )  # fmt: skip
 OBLIGATIONS = ("metadata", "parameters", "max_tokens", "user")
 MAX_RETAIN_DAYS = 3650
-MAX_REASONS = 10
+# The ledger keeps this much.
 MAX_REASON_CHARS = 300
 NOT_ALLOWED = "The policy allows nothing that this call is."
 
@@ -114,7 +114,9 @@ def decision_from(document: Any, version: str) -> PolicyDecision:
     body = document.get("max_body_bytes")
     allowed = allow and not denials
     said = denials or reasons
-    reason = "; ".join(one[:MAX_REASON_CHARS] for one in said[:MAX_REASONS])
+    reason = "; ".join(said)
+    if len(reason) > MAX_REASON_CHARS:
+        reason = reason[: MAX_REASON_CHARS - 1] + "…"
     return PolicyDecision(
         allowed=allowed,
         reason=reason or ("" if allowed else NOT_ALLOWED),

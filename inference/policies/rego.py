@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import queue
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,22 @@ import orjson
 from regopy import Interpreter, LogLevel
 from regopy.interpreter import Bundle
 
-from inference.policies.analysis import PACKAGE, for_embedded
+from inference.policies.analysis import CIDR_FUNCTION, PACKAGE, for_embedded
+from inference.policies.ranges import Ranges
 
 LIBRARY = (Path(__file__).parent / "library.rego").read_text()
-# Interpreters of one program. More than this many threads wait for one another; each takes about 1 MB.
-INTERPRETERS = 4
+# Interpreters of one program; threads beyond wait. More than two answer no faster (measured), and each takes memory.
+INTERPRETERS = 2
 # Seconds a call waits for an interpreter before the engine counts as failed.
-WAIT_S = 2.0
+WAIT_S = 5.0
 
 
 class EngineError(RuntimeError):
-    """The engine gave no answer; the message says why, without any of the input."""
+    """The engine gave no answer; the message says why, without any of the input. ``line``: of the policy, or 0."""
+
+    def __init__(self, message: str, *, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class Program:
@@ -50,8 +56,10 @@ class Program:
         self, *modules: str, data: dict[str, Any] | None = None, query: str = f"data.{PACKAGE}"
     ) -> None:
         self._modules = [for_embedded(text) for text in modules]
-        if any("data.signoff.library" in text for text in self._modules):
+        self._ranges: Ranges | None = None
+        if any(CIDR_FUNCTION in text for text in self._modules):
             self._modules.append(LIBRARY)
+            self._ranges = Ranges(modules, data or {})
         self._data = json.dumps(data or {})
         self._query = f"x = {query}"
         self._idle: queue.LifoQueue[tuple[Interpreter, Bundle]] = queue.LifoQueue()
@@ -74,8 +82,20 @@ class Program:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"The policy does not compile: {_told(error)}") from error
+            told, line = self._told(error)
+            raise EngineError(f"This does not compile: {told}.", line=line) from None
         return interpreter, bundle
+
+    def _told(self, error: Exception) -> tuple[str, int]:
+        """The interpreter's own message without the tree that follows it, and the line of the first module."""
+        text = str(error)
+        messages = dict.fromkeys(
+            re.sub(r"\s+", " ", found).strip()
+            for found in re.findall(r"\(errormsg \d+:(.*?)\)\n", text, re.S)
+        )
+        at = re.search(r"\(error \d+:policy\|(\d+)\|", text)
+        line = self._modules[0].count("\n", 0, int(at[1])) + 1 if at else 0
+        return "; ".join(messages) or type(error).__name__, line
 
     def _take(self) -> tuple[Interpreter, Bundle]:
         with contextlib.suppress(queue.Empty):
@@ -97,6 +117,10 @@ class Program:
 
     def ask(self, document: bytes) -> Any:
         """What the query gives for this input (JSON text); None when it is undefined. Raises EngineError."""
+        if self._ranges is not None:
+            given = orjson.loads(document)
+            given["signoff_ranges"] = self._ranges.holding(given.get("ip"))
+            document = orjson.dumps(given)
         taken = self._take()
         interpreter, bundle = taken
         try:
@@ -112,17 +136,6 @@ class Program:
             raise EngineError(f"The evaluation failed ({type(error).__name__}).") from error
         finally:
             self._idle.put(taken)
-
-
-def _told(error: Exception) -> str:
-    """The interpreter's own message, without the tree that follows it."""
-    text = str(error)
-    messages = []
-    rest = text
-    while "(errormsg " in rest:
-        rest = rest.split("(errormsg ", 1)[1]
-        messages.append(rest.split(":", 1)[-1].split(")", 1)[0].strip())
-    return "; ".join(dict.fromkeys(messages)) or type(error).__name__
 
 
 def as_json(value: Any) -> bytes:

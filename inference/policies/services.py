@@ -57,14 +57,16 @@ def content_checked(*, policy: str, data: Any, tests: str, cases: Any, note: str
         if name in fields:
             continue
         try:
-            text = orjson.dumps(value)
+            encoded = orjson.dumps(value)
             digest(value)
         except (TypeError, ValueError, CanonicalError) as error:
             fields[name] = [f"This is not JSON: {error}"]
             continue
-        if len(text) > MAX_JSON_BYTES:
-            fields[name] = [f"This has {len(text):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are possible."]
-        elif b"\\u0000" in text:
+        if len(encoded) > MAX_JSON_BYTES:
+            fields[name] = [
+                f"This has {len(encoded):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are possible."
+            ]
+        elif b"\\u0000" in encoded:
             fields[name] = ["This holds a null character, which cannot be stored."]
     if not fields:
         try:

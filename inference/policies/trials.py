@@ -310,7 +310,7 @@ def run_trial(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for document in request.get("probes") or [{}]:
             program.ask(as_json(document))
     except EngineError as error:
-        yield {"problem": {"part": "policy", "line": 0, "message": str(error)}}
+        yield {"problem": {"part": "policy", "line": error.line, "message": str(error)}}
         return
     for case in cases:
         yield {"step": f"case {case['name']}"}
@@ -331,7 +331,7 @@ def run_questions(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         program = Program(request["policy"], data=request.get("data") or {})
     except EngineError as error:
-        yield {"problem": {"part": "policy", "line": 0, "message": str(error)}}
+        yield {"problem": {"part": "policy", "line": error.line, "message": str(error)}}
         return
     for document in request["documents"]:
         decision, answer, took = asked(program, request.get("version", "draft"), document)
