@@ -7,6 +7,7 @@ urlpatterns = [
     path("", include("tenants.accounts.urls")),
     path("", include("inference.urls")),
     path("", include("inference.gateway.urls")),
+    path("", include("inference.upstreams.urls")),
     path("", include("governance.urls")),
     path("", include("core.audit.urls")),
     path("", include("pilots.urls")),

@@ -8,11 +8,13 @@ channel of the cache server; should that be down, after `TTL_S` at the latest.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import transaction
@@ -21,6 +23,9 @@ from django_tenants.utils import get_public_schema_name, schema_context
 
 from tenants.db import connection
 from tenants.models import Domain, Plan, Tenant
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 logger = logging.getLogger("signoff.tenants")
 
@@ -57,11 +62,16 @@ def announce() -> None:
     import redis
 
     forget()
-    with (
-        contextlib.suppress(redis.RedisError),
-        redis.Redis.from_url(settings.CACHE_URL, socket_timeout=1, socket_connect_timeout=1) as client,
-    ):
-        client.publish(CHANNEL, "changed")
+    with contextlib.suppress(redis.RedisError):
+        _publisher(settings.CACHE_URL).publish(CHANNEL, "changed")
+
+
+@functools.cache
+def _publisher(url: str) -> Redis:
+    """A client whose connection is kept for the next change; safe to share between threads and after a fork."""
+    import redis
+
+    return redis.Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
 
 
 def _on_change(**_: object) -> None:

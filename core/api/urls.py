@@ -9,6 +9,8 @@ urlpatterns = [
     path("schema/", views.SchemaView.as_view(urlconf="core.urls"), name="schema"),
     path("docs/", docs.reference, {"urlconf": "core.urls"}, name="docs"),
     path("", include("inference.api.urls")),
+    path("", include("inference.upstreams.api")),
+    path("", include("inference.gateway.batch_api")),
     path("", include("governance.api.urls")),
     path("", include("tenants.accounts.api.urls")),
     path("", include("core.audit.api.urls")),

@@ -57,7 +57,11 @@ ROOMS: Final[tuple[Room, ...]] = (
     ),
     Room(
         "Gateway",
-        (Item("Playground", "message-square", ("gateway:playground",), "playground.use", key="y"),),
+        (
+            Item("Playground", "message-square", ("gateway:playground",), "playground.use", key="y"),
+            Item("Upstreams", "server", ("upstreams:upstream_list",), "upstream.view"),
+            Item("Batches", "layers", ("gateway:batch_list",), "batch.view"),
+        ),
     ),
     Room(
         "Governance",

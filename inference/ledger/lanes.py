@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import os
 import socket
 import threading
@@ -331,6 +332,11 @@ class Lane:
         """
         if settlement.status not in FINAL:
             raise ValueError(f"A request ends as one of {sorted(FINAL)}, not {settlement.status!r}.")
+        # An engine that reports nonsense must not lower what others have used.
+        settlement.tokens_in = max(0, settlement.tokens_in)
+        settlement.tokens_out = max(0, settlement.tokens_out)
+        settlement.tokens_cached = max(0, settlement.tokens_cached)
+        settlement.cost_nano = max(0, settlement.cost_nano)
         op = _Op("settle")
         op.entry_id, op.created_at, op.settlement = entry_id, created_at, settlement
         if settlement.payload is not None:
@@ -451,10 +457,8 @@ class Lane:
                 late = self._singly(batch)
             else:
                 raise
-        except psycopg.Error:
-            # One operation that the database refuses must not fail the others.
-            if len(batch) == 1:
-                raise
+        except (psycopg.Error, TypeError, ValueError):
+            # One operation that cannot be written must not fail the others.
             late = self._singly(batch)
         for op in late:
             try:
@@ -466,20 +470,23 @@ class Lane:
         late: list[_Op] = []
         for op in batch:
             try:
-                late += self._transact([op])
-            except psycopg.Error as error:
-                op.error = _unavailable(error)
+                late += self._transact([op], scrub=True)
+            except (psycopg.Error, TypeError, ValueError, LedgerUnavailable) as error:
+                op.result, op.error = None, _unavailable(error)
         return late
 
-    def _transact(self, batch: list[_Op]) -> list[_Op]:
-        """One transaction, again when limits or counters moved or the connection was dead. Returns late settles."""
+    def _transact(self, batch: list[_Op], *, scrub: bool = False) -> list[_Op]:
+        """One transaction, again when limits or counters moved or the connection was dead. Returns late settles.
+
+        `scrub`: make values that JSON or the database cannot hold into such that they can.
+        """
         pending = batch
         for attempt in range(_ATTEMPTS):
             committing = False
             try:
                 nodes = self._plan(pending)
                 with database.session() as session:
-                    step = _Transaction(self, session, pending, nodes)
+                    step = _Transaction(self, session, pending, nodes, scrub=scrub)
                     try:
                         step.begin()
                     except _Moved:
@@ -634,7 +641,7 @@ class Lane:
             text = self._sql.settle if status == "open" else self._sql.settle_late
             connection.execute(
                 text.decode().replace("$1", "%s"),
-                [orjson.dumps([_settled_row(op.entry_id, op.created_at, settlement, charged)]).decode()],
+                [_dumps_scrubbed([_settled_row(op.entry_id, op.created_at, settlement, charged)]).decode()],
             )
             if op.sealed is not None:
                 connection.execute(
@@ -683,8 +690,11 @@ class _Transaction:
         session: database.Session,
         batch: list[_Op],
         ids: Mapping[tuple[str, str, str], int],
+        *,
+        scrub: bool = False,
     ) -> None:
         self.lane = lane
+        self.dumps = _dumps_scrubbed if scrub else orjson.dumps
         self.session = session
         self.admits = [op for op in batch if op.kind == "admit"]
         self.settles = [op for op in batch if op.kind == "settle"]
@@ -719,7 +729,7 @@ class _Transaction:
             needed.update(self.ids[key] for key in op.keys)
         wanted |= needed
         if rows:
-            statements.append((sql.settle, (orjson.dumps(rows),)))
+            statements.append((sql.settle, (self.dumps(rows),)))
         if wanted:
             statements.append((sql.lock, (_array(wanted),)))
         statements.append((sql.clock, ()))
@@ -819,12 +829,12 @@ class _Transaction:
         if touched:
             statements.append((sql.counters, _counter_arrays(self.states, touched)))
         if opened:
-            statements.append((sql.admit, (orjson.dumps(opened),)))
+            statements.append((sql.admit, (self.dumps(opened),)))
         if recorded:
-            statements.append((sql.record, (orjson.dumps(recorded),)))
+            statements.append((sql.record, (self.dumps(recorded),)))
         payloads = [_payload_row(op) for op, _ in outcomes if op.sealed is not None]
         if payloads:
-            statements.append((sql.payload, (orjson.dumps(payloads),)))
+            statements.append((sql.payload, (self.dumps(payloads),)))
         statements.append(COMMIT)
         # Known as running before the commit: the lease must cover a row from the instant it exists.
         for op, outcome in outcomes:
@@ -867,6 +877,29 @@ def _attributes(given: Mapping[str, Any]) -> orjson.Fragment:
     except (TypeError, ValueError):
         text = b"{}"
     return orjson.Fragment(text if len(text) <= MAX_ATTRIBUTES_BYTES else b"{}")
+
+
+def _scrubbed(value: Any) -> Any:
+    """The same value with what JSON and the database cannot hold replaced."""
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return max(-(2**63), min(2**63 - 1, value))
+    if isinstance(value, float):
+        return value if math.isfinite(value) else 0.0
+    if isinstance(value, Mapping):
+        return {_clean(str(key)): _scrubbed(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_scrubbed(one) for one in value]
+    if isinstance(value, uuid.UUID | datetime.datetime):
+        return value
+    return _clean(str(value))
+
+
+def _dumps_scrubbed(rows: Any) -> bytes:
+    return orjson.dumps(_scrubbed(rows))
 
 
 def _entry_row(entry: NewEntry, entry_id: uuid.UUID, created_at: datetime.datetime) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from django.conf import settings
@@ -22,10 +22,10 @@ from inference.policies.analysis import Analysis, analyse
 from inference.policies.defaults import DEFAULT_POLICY, DEFAULT_VERSION
 from inference.policies.keys import KeyOf, key_function
 from inference.policies.opa import OpaClient, RemoteProgram
-from inference.policies.outputs import Malformed, PolicyDecision, decision_from, denied_for, refused, unmet
+from inference.policies.outputs import Malformed, PolicyDecision, decision_from, refused, unmet
 from inference.policies.rego import EngineError, Program, as_json
 
-__all__ = ["PolicyDecision", "active_version", "decide", "forget", "policy_ask"]
+__all__ = ["PolicyDecision", "active_version", "decide", "forget"]
 
 logger = logging.getLogger("signoff.policies")
 
@@ -249,20 +249,3 @@ def forget(schema: str | None = None) -> None:
         for name in [schema] if schema is not None else list(_loaded):
             _generation[name] = _generation.get(name, 0) + 1
             _loaded.pop(name, None)
-
-
-# ------------------------------------------------------------------ one question, no cache
-def policy_ask(program: Askable, version: str, attributes: Mapping[str, Any]) -> tuple[PolicyDecision, Any]:
-    """The decision of this program on these attributes, uncached, and the document it gave. Never raises."""
-    began = time.perf_counter_ns()
-    document: Any = None
-    try:
-        document = program.ask(as_json(attributes))
-        decision = decision_from(document, version)
-    except (EngineError, Malformed) as error:
-        decision = refused(version, f"The policy could not decide, so the call is denied. {error}")
-    if decision.allowed:
-        missing = unmet(decision, attributes)
-        if missing:
-            decision = denied_for(decision, missing)
-    return replace(decision, took_us=(time.perf_counter_ns() - began) // 1000), document

@@ -216,8 +216,21 @@ def run_rego_tests(*, policy: str, tests: str, data: dict[str, Any] | None) -> I
 
 
 # ------------------------------------------------------------------ table tests
+def conditioned(decision: PolicyDecision, attributes: Mapping[str, Any]) -> PolicyDecision:
+    """The decision once the call's own size, metadata and parameters have been looked at."""
+    if decision.allowed and (missing := unmet(decision, attributes)):
+        return denied_for(decision, missing)
+    return decision
+
+
 def asked(program: Any, version: str, attributes: Mapping[str, Any]) -> tuple[PolicyDecision, Any, int]:
     """(decision, the package's document, microseconds) of one uncached evaluation. Never raises."""
+    decision, document, took = answered(program, version, attributes)
+    return conditioned(decision, attributes), document, took
+
+
+def answered(program: Any, version: str, attributes: Mapping[str, Any]) -> tuple[PolicyDecision, Any, int]:
+    """The same before the conditions of an allowing decision are checked."""
     document: Any = None
     began = time.perf_counter_ns()
     try:
@@ -227,10 +240,7 @@ def asked(program: Any, version: str, attributes: Mapping[str, Any]) -> tuple[Po
         decision = refused(version, f"The policy's answer is not usable: {error}.")
     except EngineError as error:
         decision = refused(version, f"The policy could not decide, so the call is denied. {error}")
-    took = (time.perf_counter_ns() - began) // 1000
-    if decision.allowed and (missing := unmet(decision, attributes)):
-        decision = denied_for(decision, missing)
-    return decision, document, took
+    return decision, document, (time.perf_counter_ns() - began) // 1000
 
 
 def case_result(case: Mapping[str, Any], decision: PolicyDecision, took_us: int) -> TrialOutcome:
@@ -334,8 +344,13 @@ def run_questions(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"problem": {"part": "policy", "line": error.line, "message": str(error)}}
         return
     for document in request["documents"]:
-        decision, answer, took = asked(program, request.get("version", "draft"), document)
-        yield {"decision": asdict(decision), "document": answer, "took_us": took}
+        decision, answer, took = answered(program, request.get("version", "draft"), document)
+        yield {
+            "unconditioned": asdict(decision),
+            "decision": asdict(conditioned(decision, document)),
+            "document": answer,
+            "took_us": took,
+        }
     yield {"done": True}
 
 
