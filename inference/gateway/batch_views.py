@@ -58,7 +58,9 @@ def batch_list(request: HttpRequest) -> HttpResponseBase:
         batches_all(),
         [
             Column("id", "Batch", lambda r: r.public_id, raw=lambda r: r.public_id, main=True, header=True),
-            Column("status", "State", batch_badge, raw=lambda r: r.get_status_display(), sort="status", main=True),
+            Column(
+                "status", "State", batch_badge, raw=lambda r: r.get_status_display(), sort="status", main=True
+            ),
             Column(
                 "progress",
                 "Done",
@@ -66,18 +68,38 @@ def batch_list(request: HttpRequest) -> HttpResponseBase:
                 raw=lambda r: r.done,
                 numeric=True,
             ),
-            Column("failed", "Failed", lambda r: format_plain(r.failed), sort="failed", raw=lambda r: r.failed, numeric=True),
+            Column(
+                "failed",
+                "Failed",
+                lambda r: format_plain(r.failed),
+                sort="failed",
+                raw=lambda r: r.failed,
+                numeric=True,
+            ),
             Column("endpoint", "Endpoint", lambda r: r.endpoint),
             Column("key", "API key", lambda r: r.key_id, optional=True),
-            Column("tokens_out", "Tokens out", lambda r: format_plain(r.tokens_out), sort="tokens_out", numeric=True, optional=True),
-            Column("created", "Created", lambda r: ago(r.created_at), sort="created_at", raw=lambda r: r.created_at),
+            Column(
+                "tokens_out",
+                "Tokens out",
+                lambda r: format_plain(r.tokens_out),
+                sort="tokens_out",
+                numeric=True,
+                optional=True,
+            ),
+            Column(
+                "created",
+                "Created",
+                lambda r: ago(r.created_at),
+                sort="created_at",
+                raw=lambda r: r.created_at,
+            ),
         ],
         filters=[
             Filter("status", "State", Batch.Status.choices, lambda rows, value: rows.filter(status=value)),
         ],
         search=lambda rows, words: rows.filter(public_id__icontains=words),
         row_url=lambda r: reverse("gateway:batch_detail", args=[r.public_id]),
-    )  # fmt: skip
+    )
     if table.wants_csv:
         return table.csv_response("batches.csv")
     active = Batch.objects.filter(status__in=Batch.ACTIVE).count()

@@ -584,16 +584,23 @@ def _caller(work: _Work) -> Caller | str:
     )
 
 
-def _ask(caller: Caller, line: _Line, route: str, public_id: str) -> tuple[_Line, int, dict[str, Any], str]:
-    """Send one line through the pipeline; what may pass is tried again here. Runs in a thread of the pool."""
+def serve(
+    caller: Caller, body: dict[str, Any], route: str, *, batch: str, request_id: str
+) -> tuple[int, dict[str, Any]]:
+    """One request through the gateway's pipeline. Here, because the pipeline loads much that a page needs not."""
     from inference.gateway.pipeline import serve_once
 
+    return serve_once(caller, body, route, batch=batch, request_id=request_id)
+
+
+def _ask(caller: Caller, line: _Line, route: str, public_id: str) -> tuple[_Line, int, dict[str, Any], str]:
+    """Send one line through the pipeline; what may pass is tried again here. Runs in a thread of the pool."""
     pause = _FIRST_PAUSE_S
     request_id = f"req_{secrets.token_hex(12)}"
     try:
         for attempt in range(_TRIES):
             try:
-                status, body = serve_once(caller, line.body, route, batch=public_id, request_id=request_id)
+                status, body = serve(caller, line.body, route, batch=public_id, request_id=request_id)
             except Exception:
                 logger.exception("a line of a batch failed", extra={"batch": public_id})
                 status, body = (

@@ -43,7 +43,9 @@ from inference.gateway.protocol.requests import engine_body, release_applied, to
 from inference.gateway.release_config import GatewayConfig
 from inference.gateway.routing import target_choose
 from inference.gateway.tokens import tokens_in_exact
-from inference.guards.filters import RequestFilter, request_filter
+from inference.guards.errors import UnknownProfile
+from inference.guards.filtering import RequestFilter
+from inference.guards.selectors import guard_set
 from inference.ledger.errors import LedgerUnavailable, Refused
 from inference.ledger.lanes import Admission, NewEntry, Settlement, lane
 from inference.ledger.prices import bound_nano, cost_nano, price_of
@@ -66,7 +68,6 @@ _OBJECTS = {
     "responses": "chat.completion",
     "completions": "text_completion",
 }
-DEFAULT_GUARDS = "default"
 
 
 @dataclass(slots=True)
@@ -290,17 +291,21 @@ class Exchange:
     def _serve(self) -> Reply:
         call, decision = self.call, self.decision
         self.keep_texts = decision.retain_days > 0
-        self.filter = request_filter(
-            self.caller.schema,
-            decision.redact or self.config.guards or DEFAULT_GUARDS,
-            self.target.release_digest,
-        )
+        try:
+            guards = guard_set(self.caller.schema, decision.redact or self.config.guards)
+        except UnknownProfile as error:
+            # A release or policy that names a profile which is gone must not run without one.
+            raise GatewayProblem(
+                503,
+                f"{error.message} The request was not served.",
+                code="guard_profile_missing",
+                type="server_error",
+            ) from error
+        self.filter = RequestFilter(guards)
         self.filtered = True
         filtered = self.filter.filter_request(call.body)
         if filtered.blocked:
-            raise Blocked(
-                400, f"The request was not sent to the model: {filtered.blocked}", code="content_blocked"
-            )
+            raise Blocked(400, filtered.reason, code="content_blocked")
         call.body = filtered.body
         self._mark("redact")
         planted = knobs.canary_answer(self.target, call) if self.config.canaries else None
@@ -313,7 +318,7 @@ class Exchange:
             config=self.config.cache,
             allowed=decision.cache,
             policy_version=decision.version,
-            guard_version=self.filter.version,
+            guard_version=f"{guards.name}:{guards.digest}"[:80],
         )
         if plan is not None:
             hit = plan.lookup()
@@ -366,7 +371,6 @@ class Exchange:
             self._mark("filter answer")
             document = self._named(document, _OBJECTS[call.route], usage)
             self._remember(document)
-            self.filter.restore_response(document)
         return self._deliver(document, usage, cache="off" if self.plan is None else "miss")
 
     def _embeddings_document(self, body: dict[str, Any], usage: Usage) -> dict[str, Any]:
@@ -503,8 +507,8 @@ class Exchange:
 
     # ------------------------------------------------------------------ caches
     def _remember(self, document: dict[str, Any]) -> None:
-        """Keep a finished answer, as it is before placeholders are put back."""
-        if self.plan is not None:
+        """Keep a finished answer, unless originals of this very request were put back into it."""
+        if self.plan is not None and not self.filter.restores:
             self.plan.store(document, clean=self.filter.clean)
 
     def _ask_again(self) -> None:
@@ -591,7 +595,10 @@ class Exchange:
         end.bytes_out = len(output) if bytes_out is None else bytes_out
         if self.filtered:
             summary = self.filter.summary()
-            end.guards, end.redactions = summary.guards, summary.redactions
+            end.redactions = {"prompt": summary["input"], "output": summary["output"]}
+            end.guards = {
+                name: summary[name] for name in ("profile", "verdicts", "blocked", "blocked_direction")
+            }
         if output:
             end.output_digest = salted_digest(self.caller.schema, output)
         end.stages = self.stages
