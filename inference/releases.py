@@ -87,7 +87,8 @@ def config_clean(config: Mapping[str, Any] | None) -> dict[str, Any]:
     Keys: `prompt` {template, chat, system}, `decoding` {max_tokens, temperature, top_p, seed, stop},
     `target_delimiter`, `guard_version`, `policy_version`, `cache_policy`, `gateway` (caches, guards and knobs:
     inference/gateway/release_config.py). Whatever is missing gets its default; a missing `gateway` stays away,
-    so that releases made before it existed keep their digest. Raises ReleaseInvalid with a message per field (`config.decoding.top_p` …).
+    so that releases made before it existed keep their digest. Raises ReleaseInvalid with a
+    message per field (`config.decoding.top_p` …).
     """
     if config is not None and not isinstance(config, Mapping):
         raise ReleaseInvalid(

@@ -55,7 +55,10 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "key.placed": ("changed where the {target} stands",),
     "limit.set": ("set the {target}",),
     "limit.removed": ("removed the {target}",),
-    "limit.alarm_reached": ("saw {percent} % of the {target} used this {window}", "saw an alarm of the {target}"),
+    "limit.alarm_reached": (
+        "saw {percent} % of the {target} used this {window}",
+        "saw an alarm of the {target}",
+    ),
     "price.set": ("set a {target}",),
     "payload.opened": ("opened the stored prompt of a request",),
     "data_key.rotated": ("began a new data key for {purpose}", "began a new data key"),

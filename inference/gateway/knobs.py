@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from inference.gateway import background
-from inference.gateway.contract import Call, Caller, RouteTarget, Usage
+from inference.gateway.contract import Call, Caller, RouteTarget
+from inference.knobs import extraction
 from inference.knobs.canaries import canary_hit, canary_match, planted_answer
 from inference.knobs.receipts import HEADER as RECEIPT_HEADER
 from inference.knobs.receipts import Receipt, StreamedOutput, output_digest, request_digest, sign_receipt
@@ -18,8 +19,8 @@ __all__ = [
     "RECEIPT_HEADER",
     "StreamedOutput",
     "canary_answer",
-    "extraction_check",
     "extraction_observe",
+    "extraction_wait_s",
     "output_digest",
     "receipt_sign",
     "request_digest",
@@ -65,10 +66,12 @@ def receipt_sign(
     )
 
 
-def extraction_check(caller: Caller, target: RouteTarget, call: Call) -> float | None:
-    """Seconds to wait before the next request of a key that looks like it copies the model; None to go on."""
-    return None
+def extraction_wait_s(caller: Caller) -> float | None:
+    """Seconds until the next request of a key that looks like it copies the model; None to go on."""
+    throttle = extraction.extraction_check(caller.schema, caller.key_id)
+    return None if throttle is None else throttle.retry_after_s
 
 
-def extraction_observe(caller: Caller, target: RouteTarget, call: Call, usage: Usage) -> None:
-    """Tell the detector of a served request."""
+def extraction_observe(caller: Caller, body: Mapping[str, Any], tokens_out: int) -> None:
+    """Tell the detector of a served request; it keeps hashes, no text."""
+    extraction.extraction_observe(caller.schema, caller.key_id, body, tokens_out)

@@ -209,7 +209,7 @@ class Exchange:
         """Slow a key down that looks like it copies the model."""
         if not self.config.extraction:
             return
-        throttle = knobs.extraction_check(self.caller, self.target, self.call)
+        throttle = knobs.extraction_wait_s(self.caller)
         if throttle is not None:
             self._record_refusal(entry, 429, "extraction_suspected", self.decision)
             raise GatewayProblem(
@@ -611,7 +611,7 @@ class Exchange:
             logger.error("a request could not be settled", extra={"request_id": self.call.request_id})
             raise _unavailable(problem) from problem
         if self.config.extraction and status == "ok":
-            knobs.extraction_observe(self.caller, self.target, self.call, usage)
+            knobs.extraction_observe(self.caller, self.call.body, usage.tokens_out)
 
     def _settle_failure(self, status: str, problem: GatewayProblem) -> None:
         """Release what was reserved: nothing reached the client."""

@@ -52,7 +52,12 @@ class GuardSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form: only what this kind reads."""
-        made: dict[str, Any] = {"name": self.name, "kind": self.kind, "direction": self.direction, "action": self.action}
+        made: dict[str, Any] = {
+            "name": self.name,
+            "kind": self.kind,
+            "direction": self.direction,
+            "action": self.action,
+        }
         if self.kind == "deny_words":
             made["words"] = list(self.words)
         elif self.kind == "deny_patterns":
@@ -79,7 +84,9 @@ class GuardConfig:
         problems: dict[str, list[str]] = {}
         for key in given:
             if key not in ("redaction", "guards"):
-                problems.setdefault(str(key), []).append(f'"{key}" is not part of a profile; known are redaction and guards.')
+                problems.setdefault(str(key), []).append(
+                    f'"{key}" is not part of a profile; known are redaction and guards.'
+                )
         redaction = RedactionConfig()
         try:
             redaction = RedactionConfig.from_dict(given.get("redaction", {}))
@@ -161,7 +168,9 @@ def _strings(given: Mapping[str, Any], key: str, most: int, longest: int) -> tup
     value = given.get(key, [])
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"{key} must be a list of texts.")
-    if len(value) > most or not all(isinstance(one, str) and one.strip() and len(one) <= longest for one in value):
+    if len(value) > most or not all(
+        isinstance(one, str) and one.strip() and len(one) <= longest for one in value
+    ):
         raise ValueError(f"{key} may hold {most} texts of 1 to {longest} characters.")
     return tuple(one.strip() for one in value)
 

@@ -170,9 +170,7 @@ class RequestFilter:
     def _deny(self, counts: Mapping[str, int], direction: str) -> None:
         for rule in counts:
             verdict = self._guards.deny_verdict(rule, direction)
-            if all(
-                one.guard != verdict.guard or one.direction != direction for one in self._tally.verdicts
-            ):
+            if all(one.guard != verdict.guard or one.direction != direction for one in self._tally.verdicts):
                 self._tally.verdicts.append(verdict)
             if verdict.action == "block":
                 self._block(verdict.guard, direction)
@@ -450,7 +448,9 @@ class StreamFilter:
             return None
         index = call.get("index", number)
         made = dict(call)
-        bare = set(call) <= {"index", "function", "custom", "type"} and "name" not in (call.get("function") or {})
+        bare = set(call) <= {"index", "function", "custom", "type"} and "name" not in (
+            call.get("function") or {}
+        )
         some = False
         for part, field_name in (("function", "arguments"), ("custom", "input")):
             inner = call.get(part)

@@ -53,11 +53,15 @@ class GuardSet:
             sources = list(guard.patterns)
             # Several words in one pattern, of a size that compiles to little.
             for start in range(0, len(guard.words), 40):
-                sources.append("(?i)" + "|".join(_word_pattern(word) for word in guard.words[start : start + 40]))
+                sources.append(
+                    "(?i)" + "|".join(_word_pattern(word) for word in guard.words[start : start + 40])
+                )
             for source in sources:
                 rule = f"DENY_{len(self._rules) + 1}"
                 self._rules[rule] = _Rule(guard.name, guard.action)
-                patterns.append(CustomPattern(rule, source, rule, "block" if guard.action == "block" else "flag"))
+                patterns.append(
+                    CustomPattern(rule, source, rule, "block" if guard.action == "block" else "flag")
+                )
         if not patterns:
             return None
         config = RedactionConfig.from_dict({"default": "off"})
@@ -94,7 +98,9 @@ class GuardSet:
 
     def check_input(self, texts: Sequence[str]) -> list[GuardVerdict]:
         """Every verdict on texts that come in, deny lists included. For trying a profile."""
-        found = [self.deny_verdict(rule, "input") for text in texts for rule in self._denied(self.deny_in, text)]
+        found = [
+            self.deny_verdict(rule, "input") for text in texts for rule in self._denied(self.deny_in, text)
+        ]
         return found + self.judge_input(texts)
 
     def check_output(self, text: str) -> list[GuardVerdict]:

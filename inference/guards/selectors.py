@@ -95,7 +95,9 @@ def profile_get(reference: str) -> ProfileView:
     """One version by ``name@version``, or the newest by ``name``. Raises UnknownProfile."""
     found = _REFERENCE.fullmatch(reference)
     if found is None:
-        raise UnknownProfile(f"{reference!r} is not a profile; write name@version, such as {DEFAULT_PROFILE}.")
+        raise UnknownProfile(
+            f"{reference!r} is not a profile; write name@version, such as {DEFAULT_PROFILE}."
+        )
     name, version = found.groups()
     for one in profile_versions(name):
         if version is None or one.version == int(version):

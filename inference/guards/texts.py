@@ -81,7 +81,9 @@ def rewrite_response(body: Mapping[str, Any], fn: Rewrite) -> dict[str, Any]:
             new = rewrite(bare, fn)
             if "logprobs" in entry:
                 new = dict(new) if new is bare else new
-                new["logprobs"] = entry["logprobs"] if new == {**bare, "logprobs": None} or _same(new, bare) else None
+                new["logprobs"] = (
+                    entry["logprobs"] if new == {**bare, "logprobs": None} or _same(new, bare) else None
+                )
             made.append(new)
         result[part] = made
     return result
@@ -141,6 +143,9 @@ def unreadable_parts(body: Mapping[str, Any]) -> list[str]:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else []:
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind in ("image_url", "input_image", "input_audio", "audio", "file", "input_file") and kind not in found:
+            if (
+                kind in ("image_url", "input_image", "input_audio", "audio", "file", "input_file")
+                and kind not in found
+            ):
                 found.append(str(kind))
     return found

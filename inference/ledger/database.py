@@ -51,7 +51,9 @@ def _address() -> Address:
 def _connect(address: Address) -> psycopg.Connection[Any]:
     host, port, user, password, name = address
     options = django_connection.settings_dict.get("OPTIONS", {})
-    security = {key: options[key] for key in ("sslmode", "sslrootcert", "sslcert", "sslkey") if key in options}
+    security = {
+        key: options[key] for key in ("sslmode", "sslrootcert", "sslcert", "sslkey") if key in options
+    }
     return psycopg.connect(
         host=host or None,
         port=port or None,

@@ -645,7 +645,8 @@ class Lane:
             )
             if op.sealed is not None:
                 connection.execute(
-                    self._sql.payload.decode().replace("$1", "%s"), [orjson.dumps([_payload_row(op)]).decode()]
+                    self._sql.payload.decode().replace("$1", "%s"),
+                    [orjson.dumps([_payload_row(op)]).decode()],
                 )
         self.inflight.pop(op.entry_id, None)
         return charged
@@ -814,7 +815,10 @@ class _Transaction:
             opened.append(row)
             op.booked = _Booked(found, counters, time.monotonic())
             outcomes.append(
-                (op, Admission(entry_id, created_at, headroom(nodes, windows), found.cost_nano, alarms(nodes)))
+                (
+                    op,
+                    Admission(entry_id, created_at, headroom(nodes, windows), found.cost_nano, alarms(nodes)),
+                )
             )
         for op in self.records:
             assert op.entry is not None and op.settlement is not None
@@ -1052,7 +1056,9 @@ def _unavailable(error: BaseException) -> BaseException:
     if isinstance(error, LedgerUnavailable | Refused) or not isinstance(error, Exception):
         return error
     logger.error("the ledger could not be written", extra={"error": repr(error)[:500]})
-    found = LedgerUnavailable("The ledger cannot be written now, so the request was not carried out. Try again.")
+    found = LedgerUnavailable(
+        "The ledger cannot be written now, so the request was not carried out. Try again."
+    )
     found.__cause__ = error
     return found
 

@@ -67,9 +67,7 @@ def _make(
                     "CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (fillfactor = 70)"
                 ).format(table, parent)
             )
-            connection.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(default)
-            )
+            connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(default))
             connection.execute("SET LOCAL signoff.ledger_move = 'on'")
             connection.execute(
                 sql.SQL(

@@ -135,7 +135,9 @@ def payload_open(schema: str, entry_id: uuid.UUID, key: bytes, sealed: bytes, fi
     try:
         return AESGCM(key).decrypt(sealed[:12], sealed[12:], _place(schema, entry_id, field))
     except (InvalidTag, ValueError) as error:
-        raise PayloadGone("The stored prompt cannot be opened: it was altered, or is not of this row.") from error
+        raise PayloadGone(
+            "The stored prompt cannot be opened: it was altered, or is not of this row."
+        ) from error
 
 
 def _place(schema: str, entry_id: uuid.UUID, field: bytes) -> bytes:

@@ -152,9 +152,7 @@ def _mean(average: Any, deviation: Any, n: int) -> Mean:
     return Mean(value, max(0.0, value - half), value + half, n)
 
 
-def usage_by(
-    rows: QuerySet[LedgerEntry], dimension: str, *, limit: int = 1000
-) -> list[UsageRow]:
+def usage_by(rows: QuerySet[LedgerEntry], dimension: str, *, limit: int = 1000) -> list[UsageRow]:
     """Use grouped by a dimension of DIMENSIONS; days in order, others by cost, then requests. Raises KeyError."""
     rows = rows.order_by()
     if dimension == "day":
@@ -173,7 +171,9 @@ def usage_by(
         cost=Sum("cost_nano"),
         latency=Avg("total_ms", filter=answered),
     )
-    grouped = grouped.order_by("value") if dimension == "day" else grouped.order_by("-cost", "-requests", "value")
+    grouped = (
+        grouped.order_by("value") if dimension == "day" else grouped.order_by("-cost", "-requests", "value")
+    )
     return [
         UsageRow(
             _shown(one["value"], dimension), one["requests"], one["answered"], int(one["input"] or 0),
@@ -210,8 +210,10 @@ def usage_total(rows: QuerySet[LedgerEntry]) -> UsageRow:
 
 def cost_per_query(rows: QuerySet[LedgerEntry]) -> Mean:
     """Nano-USD per answered request."""
-    one = rows.order_by().filter(status=EntryStatus.OK).aggregate(
-        mean=Avg("cost_nano"), spread=StdDev("cost_nano", sample=True), n=Count("id")
+    one = (
+        rows.order_by()
+        .filter(status=EntryStatus.OK)
+        .aggregate(mean=Avg("cost_nano"), spread=StdDev("cost_nano", sample=True), n=Count("id"))
     )
     return _mean(one["mean"], one["spread"], one["n"])
 
@@ -273,7 +275,14 @@ def stages_of(entry: LedgerEntry) -> list[Stage]:
             and all(isinstance(number, int | float) for number in one[1:3])
         ):
             name = str(one[0])
-            found.append(Stage(_STAGES.get(name, name.replace("_", " ").capitalize()), one[1], one[2], *map(str, one[3:4])))
+            found.append(
+                Stage(
+                    _STAGES.get(name, name.replace("_", " ").capitalize()),
+                    one[1],
+                    one[2],
+                    *map(str, one[3:4]),
+                )
+            )
     if found:
         return found
     if entry.queue_ms:
@@ -286,7 +295,9 @@ def stages_of(entry: LedgerEntry) -> list[Stage]:
 # ------------------------------------------------------------------ prices
 def price_list() -> QuerySet[ModelPrice]:
     """Every price, newest date first within a model version."""
-    return ModelPrice.objects.select_related("model_version").order_by("model_version__name", "-valid_from", "-id")
+    return ModelPrice.objects.select_related("model_version").order_by(
+        "model_version__name", "-valid_from", "-id"
+    )
 
 
 def choices_of(field: str, rows: QuerySet[LedgerEntry], *, limit: int = 200) -> Sequence[str]:

@@ -89,7 +89,9 @@ def price_set(
                 data={name: value for name, value in figures.items() if value is not None},
             )
     except IntegrityError as error:
-        raise PriceExists("This model version has a price from that instant already; choose another.") from error
+        raise PriceExists(
+            "This model version has a price from that instant already; choose another."
+        ) from error
     remembered.forget()
     return price
 

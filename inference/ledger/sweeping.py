@@ -72,5 +72,7 @@ def _sweep_once(schema: str) -> tuple[int, bool]:
             elif long_gone:
                 connection.execute(f"DELETE FROM {worker} WHERE id = %s", [number])  # noqa: S608
     if closed:
-        logger.warning("closed requests of a process that ended", extra={"schema_name": schema, "rows": closed})
+        logger.warning(
+            "closed requests of a process that ended", extra={"schema_name": schema, "rows": closed}
+        )
     return closed, more

@@ -73,9 +73,7 @@ class PolicyForm(forms.Form):
         rows=6,
         help_text='A list of {"name": …, "attributes": {…}, "expect": {"allow": true}}.',
     )
-    data = JSONText(
-        dict, label="Data", rows=4, help_text="A JSON object that the policy reads as data.NAME."
-    )
+    data = JSONText(dict, label="Data", rows=4, help_text="A JSON object that the policy reads as data.NAME.")
     note = forms.CharField(
         label="What changes", required=False, max_length=300, help_text="One line for the list of versions."
     )
@@ -87,9 +85,7 @@ class SimulatorForm(forms.Form):
     version = forms.ChoiceField(label="Policy", required=False)
     key = forms.ChoiceField(label="Key", required=False)
     release = forms.ChoiceField(label="Release", required=False)
-    route = forms.ChoiceField(
-        label="Route", required=False, choices=[(name, name) for name in ENGINE_PATHS]
-    )
+    route = forms.ChoiceField(label="Route", required=False, choices=[(name, name) for name in ENGINE_PATHS])
     classification = forms.CharField(
         label="Classification", required=False, max_length=80, help_text="As metadata of the request."
     )

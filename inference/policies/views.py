@@ -83,7 +83,9 @@ def policy_new(request: HttpRequest) -> HttpResponseBase:
                     bundle = services.bundle_save(**given)
                     messages.success(request, f"Version {bundle.version} is saved as a draft.")
                     return redirect("policies:policy_detail", version=bundle.version)
-                trial = services.text_try(**{name: given[name] for name in ("policy", "data", "tests", "cases")})
+                trial = services.text_try(
+                    **{name: given[name] for name in ("policy", "data", "tests", "cases")}
+                )
                 status = 200
             except DomainError as error:
                 for name, problems in error.fields.items():
@@ -98,7 +100,9 @@ def policy_new(request: HttpRequest) -> HttpResponseBase:
             "start": start,
             "active": active,
             "trial": trial,
-            "diff": line_diff(active.policy, edited.replace("\r\n", "\n")) if request.method == "POST" else None,
+            "diff": line_diff(active.policy, edited.replace("\r\n", "\n"))
+            if request.method == "POST"
+            else None,
         },
         status=status,
     )
@@ -230,8 +234,13 @@ def simulator(request: HttpRequest) -> HttpResponseBase:
         request.GET if asked else None,
         versions=versions,
         initial={
-            "route": "chat.completions", "ip": "192.0.2.10", "max_tokens": 256, "body_bytes": 1200,
-            "parameters": "max_tokens", "hour": 10, "weekday": 2,
+            "route": "chat.completions",
+            "ip": "192.0.2.10",
+            "max_tokens": 256,
+            "body_bytes": 1200,
+            "parameters": "max_tokens",
+            "hour": 10,
+            "weekday": 2,
         },  # fmt: skip
     )
     result = source = None

@@ -6,7 +6,8 @@ from django import forms
 
 from inference.models import ModelVersion
 
-_SECONDS = {"min_value": 0.1}
+# Seconds.
+_LEAST_S = 0.1
 
 
 class UpstreamForm(forms.Form):
@@ -45,19 +46,21 @@ class UpstreamForm(forms.Form):
         label="Requests at once",
         help_text="Per gateway process; more wait in a queue that is fair between tenants.",
     )
-    connect_timeout_s = forms.FloatField(**_SECONDS, max_value=60, initial=3, label="Connect within, seconds")
+    connect_timeout_s = forms.FloatField(
+        min_value=_LEAST_S, max_value=60, initial=3, label="Connect within, seconds"
+    )
     first_byte_timeout_s = forms.FloatField(
-        **_SECONDS,
+        min_value=_LEAST_S,
         max_value=3600,
         initial=120,
         label="Begin to answer within, seconds",
         help_text="An answer that is not streamed begins when all of it is there.",
     )
     chunk_timeout_s = forms.FloatField(
-        **_SECONDS, max_value=3600, initial=30, label="Longest silence within an answer, seconds"
+        min_value=_LEAST_S, max_value=3600, initial=30, label="Longest silence within an answer, seconds"
     )
     total_timeout_s = forms.FloatField(
-        **_SECONDS, max_value=7200, initial=600, label="Whole answer within, seconds"
+        min_value=_LEAST_S, max_value=7200, initial=600, label="Whole answer within, seconds"
     )
     enabled = forms.BooleanField(required=False, initial=True, help_text="Off: it gets no requests.")
 

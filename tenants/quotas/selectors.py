@@ -147,7 +147,12 @@ def _use(limit: Limit, counters: Nodes, windows: Windows) -> LimitUse:
         best = max(candidates, key=lambda one: max((f.percent for f in one[1]), default=0), default=None)
         row, figures = best if best else (None, figures_of(limit, None, windows))
         return LimitUse(
-            limit.label, figures, limit, row.scope_id if row else "", len(candidates), tuple(limit.allowed_models)
+            limit.label,
+            figures,
+            limit,
+            row.scope_id if row else "",
+            len(candidates),
+            tuple(limit.allowed_models),
         )
     row = next((one for one in rows if one.scope_id == limit.scope_id), None)
     return LimitUse(
@@ -167,9 +172,7 @@ def _plan_use(counters: Nodes, windows: Windows) -> Iterable[LimitUse]:
     if plan.requests_per_minute is not None:
         limit = Limit(scope_kind="key", scope_id="*", requests_per_minute=plan.requests_per_minute)
         use = _use(limit, counters, windows)
-        yield LimitUse(
-            f"each API key, by the plan {plan.name}", use.figures, node=use.node, nodes=use.nodes
-        )
+        yield LimitUse(f"each API key, by the plan {plan.name}", use.figures, node=use.node, nodes=use.nodes)
 
 
 def figures_of(limit: Limit, row: Counter | None, windows: Windows) -> tuple[Figure, ...]:

@@ -44,7 +44,10 @@ def _scope_check(kind: str, scope_id: str) -> None:
 
     if scope_id == "*":
         return
-    if kind == "product" and not apps.get_model("inference", "Product").objects.filter(slug=scope_id).exists():
+    if (
+        kind == "product"
+        and not apps.get_model("inference", "Product").objects.filter(slug=scope_id).exists()
+    ):
         raise wrong(f"There is no product {scope_id!r}. Give a product's short name, or * for each product.")
     if kind == "key" and not ApiKey.objects.filter(key_id=scope_id).exists():
         raise wrong(f"There is no API key {scope_id!r}. Give a key's ID, or * for each key.")
@@ -126,7 +129,9 @@ def limit_set(
         raise LimitInvalid(message, fields={"alarm_share": [message]})
     allowed = sorted({one.strip() for one in allowed_models if one.strip()})
     if len(allowed) > 100 or not all(_PATTERN.fullmatch(one) for one in allowed):
-        message = "List at most 100 models or patterns: letters, digits, . _ - @ : / + and the wildcards * and ?."
+        message = (
+            "List at most 100 models or patterns: letters, digits, . _ - @ : / + and the wildcards * and ?."
+        )
         raise LimitInvalid(message, fields={"allowed_models": [message]})
     if not allowed and all(value is None for value in figures.values()):
         raise LimitInvalid("This limits nothing yet: give at least one figure, or a list of allowed models.")
@@ -251,11 +256,7 @@ def limit_alarms_raise(*, now: datetime.datetime | None = None) -> int:
                 continue
             with transaction.atomic():
                 # Whoever sets the mark records it.
-                if (
-                    Limit.objects.filter(pk=limit.pk)
-                    .exclude(**{mark: number})
-                    .update(**{mark: number})
-                ):
+                if Limit.objects.filter(pk=limit.pk).exclude(**{mark: number}).update(**{mark: number}):
                     audit_record(
                         "limit.alarm_reached",
                         target=limit,

@@ -111,17 +111,31 @@ class _Reader:
     def read(self, given: Mapping[str, Any]) -> RedactionConfig:
         if not isinstance(given, Mapping):
             raise RedactionConfigError({"redaction": ["The redaction configuration must be an object."]})
-        known = {"entities", "default", "secrets", "output", "custom", "allow", "allow_patterns", "labels", "regions"}
+        known = {
+            "entities",
+            "default",
+            "secrets",
+            "output",
+            "custom",
+            "allow",
+            "allow_patterns",
+            "labels",
+            "regions",
+        }
         for key in given:
             if key not in known:
-                self.fail(str(key), f'"{key}" is not a setting of redaction; known are: {", ".join(sorted(known))}.')
+                self.fail(
+                    str(key), f'"{key}" is not a setting of redaction; known are: {", ".join(sorted(known))}.'
+                )
         entities = {name: entity.default for name, entity in ENTITIES.items()}
         if "default" in given:
             action = self.action("default", given["default"])
             entities = dict.fromkeys(entities, action)
         if "secrets" in given:
             value = given["secrets"]
-            action = ("mask" if value else "off") if isinstance(value, bool) else self.action("secrets", value)
+            action = (
+                ("mask" if value else "off") if isinstance(value, bool) else self.action("secrets", value)
+            )
             entities.update({name: action for name, entity in ENTITIES.items() if entity.group == "secret"})
         custom = self.custom(given.get("custom", []))
         names = {one.name for one in custom}
@@ -131,7 +145,9 @@ class _Reader:
         for name, label in self.mapping("labels", given.get("labels", {})).items():
             entity = self.entity("labels", name, names)
             if not isinstance(label, str) or not LABEL.fullmatch(label):
-                self.fail("labels", f"The label of {name} must be 1 to 32 capitals, digits or _, not {label!r}.")
+                self.fail(
+                    "labels", f"The label of {name} must be 1 to 32 capitals, digits or _, not {label!r}."
+                )
             elif entity:
                 labels[entity] = label
         allow = self.strings("allow", given.get("allow", []), MAX_ALLOW, MAX_ALLOW_LENGTH)
@@ -158,7 +174,11 @@ class _Reader:
         return {str(key): one for key, one in value.items()}
 
     def strings(self, where: str, value: Any, most: int, longest: int) -> tuple[str, ...]:
-        if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        if (
+            not isinstance(value, Sequence)
+            or isinstance(value, str)
+            or not all(isinstance(v, str) for v in value)
+        ):
             self.fail(where, f"{where} must be a list of texts.")
             return ()
         if len(value) > most or any(not v.strip() or len(v) > longest for v in value):
@@ -196,11 +216,16 @@ class _Reader:
         for number, one in enumerate(value, 1):
             where = "custom"
             if not isinstance(one, Mapping) or set(one) - {"name", "pattern", "label", "action"}:
-                self.fail(where, f"Pattern {number} must have name and pattern, and may have label and action.")
+                self.fail(
+                    where, f"Pattern {number} must have name and pattern, and may have label and action."
+                )
                 continue
             name, pattern = one.get("name"), one.get("pattern")
             if not isinstance(name, str) or not LABEL.fullmatch(name):
-                self.fail(where, f"The name of pattern {number} must be 1 to 32 capitals, digits or _, such as EMPLOYEE_ID.")
+                self.fail(
+                    where,
+                    f"The name of pattern {number} must be 1 to 32 capitals, digits or _, such as EMPLOYEE_ID.",
+                )
                 continue
             if name in ENTITIES or name in {m.name for m in made}:
                 self.fail(where, f"The name {name} is taken.")
@@ -211,7 +236,9 @@ class _Reader:
                 continue
             action = self.action(where, one.get("action", "mask"))
             if not isinstance(pattern, str) or not 0 < len(pattern) <= MAX_PATTERN_LENGTH:
-                self.fail(where, f"The pattern of {name} must be a text of 1 to {MAX_PATTERN_LENGTH} characters.")
+                self.fail(
+                    where, f"The pattern of {name} must be a text of 1 to {MAX_PATTERN_LENGTH} characters."
+                )
                 continue
             try:
                 compile_custom(pattern)

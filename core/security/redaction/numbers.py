@@ -27,12 +27,16 @@ _GROUPS: Final = re.compile(r"[0-9]+")
 _DIGITS: Final = re.compile(r"[^0-9]+")
 _SSN: Final = re.compile(r"(?!000|666)[0-8][0-9]{2}([- .])(?!00)[0-9]{2}\1(?!0000)[0-9]{4}")
 _ITIN: Final = re.compile(r"9[0-9]{2}([- ])(?:5[0-9]|6[0-5]|7[0-9]|8[0-8]|9[0-24-9])\1[0-9]{4}")
-_NANP: Final = re.compile(r"(?:\+?1[ .\-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .\-/])[0-9]{3}[ .\-][0-9]{4}")
+_NANP: Final = re.compile(
+    r"(?:\+?1[ .\-]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .\-/])[0-9]{3}[ .\-][0-9]{4}"
+)
 _LOCAL: Final = re.compile(r"[2-9][0-9]{2}[-.][0-9]{4}")
 _DATE: Final = re.compile(
     r"(?:(?:19|20)[0-9]{2}([-./])[01]?[0-9]\1[0-3]?[0-9]|[0-3]?[0-9]([-./])[0-3]?[0-9]\2(?:19|20)?[0-9]{2})(?![0-9])"
 )
-_CARD_SHAPES: Final = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1), (6, 13), (4, 4, 5), (8, 8)})
+_CARD_SHAPES: Final = frozenset(
+    {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1), (6, 13), (4, 4, 5), (8, 8)}
+)
 _PHONE_WORDS: Final = re.compile(
     r"(?<![a-z])(?:tele)?phone|(?<![a-z])(?:tel|call|mobile|cell|fax|whatsapp|handy|telefon|téléphone|teléfono|text me|"
     r"sms|contact|reach|ring|dial|number|hotline)(?![a-z])"
@@ -177,7 +181,11 @@ class NumberRecogniser(Recogniser):
                 break
             part = text[start:end]
             if not plus and digits >= 9:
-                if "CREDIT_CARD" in entities and 13 <= digits <= 19 and self._is_card(text, part, groups[: number + 1]):
+                if (
+                    "CREDIT_CARD" in entities
+                    and 13 <= digits <= 19
+                    and self._is_card(text, part, groups[: number + 1])
+                ):
                     return (start, 70, end, "CREDIT_CARD", self, -1)
                 if digits == 9:
                     if "US_SSN" in entities and _SSN.fullmatch(part):
@@ -199,9 +207,13 @@ class NumberRecogniser(Recogniser):
     def _is_card(self, text: str, part: str, groups: list[tuple[int, int]]) -> bool:
         if len(groups) > 1:
             sizes = tuple(high - low for low, high in groups)
-            if sizes not in _CARD_SHAPES and not (len(set(sizes[:-1])) == 1 and sizes[0] >= 2 and sizes[-1] <= 5):
+            if sizes not in _CARD_SHAPES and not (
+                len(set(sizes[:-1])) == 1 and sizes[0] >= 2 and sizes[-1] <= 5
+            ):
                 return False
-            if any(text[groups[i][1] : groups[i + 1][0]] not in (" ", "-", ".") for i in range(len(groups) - 1)):
+            if any(
+                text[groups[i][1] : groups[i + 1][0]] not in (" ", "-", ".") for i in range(len(groups) - 1)
+            ):
                 return False
         number = _DIGITS.sub("", part)
         if number[0] not in "23456" or (number[0] == "2" and not "2221" <= number[:4] <= "2720"):
@@ -236,7 +248,13 @@ class NumberRecogniser(Recogniser):
     def _phone(self, text: str, low: str, start: int, end: int, part: str, digits: int) -> int | None:
         """Start of the word it depends on, -1 for none; None when it is no telephone number."""
         before = text[start - 1] if start else " "
-        if before in ".-/,:#=$€£" and start > 1 and text[start - 2].isalnum() and before != ":" and before != "=":
+        if (
+            before in ".-/,:#=$€£"
+            and start > 1
+            and text[start - 2].isalnum()
+            and before != ":"
+            and before != "="
+        ):
             return None
         if part.count("(") != part.count(")"):
             return None

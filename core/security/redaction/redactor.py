@@ -198,7 +198,9 @@ class Redactor:
             self._others.append(UrlPasswordRecogniser())
         numbers = NumberRecogniser(wanted, config.regions)
         self._others.append(numbers)
-        self._holders = tuple(one for one in self._others if type(one).unresolved is not Recogniser.unresolved)
+        self._holders = tuple(
+            one for one in self._others if type(one).unresolved is not Recogniser.unresolved
+        )
         self._allow = frozenset(_allow_key(one) for one in config.allow)
         self._allow_patterns = tuple(compile_re2(one) for one in config.allow_patterns)
         # Characters a stream may withhold at most.
@@ -320,7 +322,9 @@ class Redactor:
         action = self._actions[entity]
         label = self._labels[entity]
         if action == "hash":
-            digest = hmac.digest(self._hash_key, f"{entity}\0{_allow_key(plain)}".encode("utf-8", "replace"), hashlib.sha256)
+            digest = hmac.digest(
+                self._hash_key, f"{entity}\0{_allow_key(plain)}".encode("utf-8", "replace"), hashlib.sha256
+            )
             return f"[{label}#{letters(digest, 10)}]"
         if action == "restore" and vault is not None:
             return vault.put(label, original)
@@ -345,7 +349,12 @@ class Writer:
     __slots__ = ("_in_string", "_json_text", "_pieces", "_redactor", "_vault", "blocked", "counts")
 
     def __init__(
-        self, redactor: Redactor, vault: Vault | None, json_text: bool, pieces: list[str], counts: dict[str, int]
+        self,
+        redactor: Redactor,
+        vault: Vault | None,
+        json_text: bool,
+        pieces: list[str],
+        counts: dict[str, int],
     ) -> None:
         self._redactor = redactor
         self._vault = vault

@@ -123,7 +123,9 @@ class CryptoRecogniser(Recogniser):
     """Bitcoin (check digits) and Ethereum (form) addresses."""
 
     priority = 48
-    _pattern = re.compile(r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bc1[a-z0-9]{20,60}|[13][1-9A-HJ-NP-Za-km-z]{25,34})(?![A-Za-z0-9])")
+    _pattern = re.compile(
+        r"(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{40}|bc1[a-z0-9]{20,60}|[13][1-9A-HJ-NP-Za-km-z]{25,34})(?![A-Za-z0-9])"
+    )
 
     def wanted(self, text: str, low: str) -> bool:
         return True  # asked only when the text has a long run
@@ -143,7 +145,8 @@ _HEAD: Final = 64  # characters of a value that decide what it is
 _SEP: Final = r"[\"'`]?\s{0,3}(?::=|=>|[:=]|\s(?:is|was|ist|lautet|est|es)\s)\s{0,3}"
 _SCHEME: Final = re.compile(r"(?:bearer|basic|token|apikey|digest)\s{1,3}(?=\S)")
 _PASS: Final = re.compile(
-    r"(?:pass(?:word|wd|phrase|code|wort)?s?|passwort|pwd|contraseña|mot de passe|kennwort)[0-9]{0,2}(?:_?(?:value|text|str))?" + _SEP
+    r"(?:pass(?:word|wd|phrase|code|wort)?s?|passwort|pwd|contraseña|mot de passe|kennwort)[0-9]{0,2}(?:_?(?:value|text|str))?"
+    + _SEP
 )
 _SECRET: Final = re.compile(
     r"(?:secret(?:[ _-]?(?:access[ _-]?)?(?:key|token|value))?|token(?:[ _-]?(?:value|secret|key))?|key(?:[ _-]?(?:id|value|secret|token))?|"
@@ -176,7 +179,126 @@ _REFERENCE: Final = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _COMMON: Final = frozenset(
-    ["must", "should", "shall", "will", "would", "could", "required", "requirements", "needs", "need", "invalid", "incorrect", "wrong", "correct", "valid", "expired", "missing", "none", "null", "true", "false", "undefined", "string", "str", "text", "varchar", "optional", "here", "reset", "policy", "field", "fields", "please", "enter", "entered", "your", "with", "that", "this", "from", "have", "been", "about", "after", "before", "again", "what", "which", "when", "where", "there", "their", "them", "they", "also", "only", "never", "always", "minimum", "maximum", "least", "hash", "hashed", "hashing", "manager", "protected", "protection", "strength", "length", "change", "changed", "changing", "forgotten", "forgot", "same", "being", "used", "using", "stored", "sent", "shown", "secret", "secrets", "weak", "strong", "too", "not", "set", "empty", "blank", "unknown", "characters", "character", "confirm", "confirmation", "new", "old", "current", "previous", "default", "example", "placeholder", "password", "passwords", "token", "tokens", "username", "bytes", "number", "integer", "boolean", "object", "type", "value", "values", "input", "output", "authentication"]
+    [
+        "must",
+        "should",
+        "shall",
+        "will",
+        "would",
+        "could",
+        "required",
+        "requirements",
+        "needs",
+        "need",
+        "invalid",
+        "incorrect",
+        "wrong",
+        "correct",
+        "valid",
+        "expired",
+        "missing",
+        "none",
+        "null",
+        "true",
+        "false",
+        "undefined",
+        "string",
+        "str",
+        "text",
+        "varchar",
+        "optional",
+        "here",
+        "reset",
+        "policy",
+        "field",
+        "fields",
+        "please",
+        "enter",
+        "entered",
+        "your",
+        "with",
+        "that",
+        "this",
+        "from",
+        "have",
+        "been",
+        "about",
+        "after",
+        "before",
+        "again",
+        "what",
+        "which",
+        "when",
+        "where",
+        "there",
+        "their",
+        "them",
+        "they",
+        "also",
+        "only",
+        "never",
+        "always",
+        "minimum",
+        "maximum",
+        "least",
+        "hash",
+        "hashed",
+        "hashing",
+        "manager",
+        "protected",
+        "protection",
+        "strength",
+        "length",
+        "change",
+        "changed",
+        "changing",
+        "forgotten",
+        "forgot",
+        "same",
+        "being",
+        "used",
+        "using",
+        "stored",
+        "sent",
+        "shown",
+        "secret",
+        "secrets",
+        "weak",
+        "strong",
+        "too",
+        "not",
+        "set",
+        "empty",
+        "blank",
+        "unknown",
+        "characters",
+        "character",
+        "confirm",
+        "confirmation",
+        "new",
+        "old",
+        "current",
+        "previous",
+        "default",
+        "example",
+        "placeholder",
+        "password",
+        "passwords",
+        "token",
+        "tokens",
+        "username",
+        "bytes",
+        "number",
+        "integer",
+        "boolean",
+        "object",
+        "type",
+        "value",
+        "values",
+        "input",
+        "output",
+        "authentication",
+    ]
 )
 
 
@@ -192,7 +314,9 @@ def _is_password(head: str, quoted: bool, spoken: bool) -> bool:
     plain = head.strip(".,;:!?)")
     if plain.lower() in _COMMON:
         return False
-    if any(char.isdigit() for char in plain) or (not plain.isalpha() and not re.fullmatch(r"[\w.'’-]+", plain)):
+    if any(char.isdigit() for char in plain) or (
+        not plain.isalpha() and not re.fullmatch(r"[\w.'’-]+", plain)
+    ):
         return True
     if spoken:  # "the password is wrong": a word alone is not a password
         return False
@@ -204,7 +328,12 @@ def _is_secret(head: str) -> bool:
         return False
     if not any(char.isdigit() for char in head) or not any(char.isalpha() for char in head):
         # Long runs without digits can still be keys, when they look random.
-        return len(head) >= 20 and entropy_bits(head) >= 4.0 and head.isascii() and not any(c in "./ " for c in head)
+        return (
+            len(head) >= 20
+            and entropy_bits(head) >= 4.0
+            and head.isascii()
+            and not any(c in "./ " for c in head)
+        )
     return entropy_bits(head) >= 2.75 and "://" not in head
 
 

@@ -27,7 +27,9 @@ class HalfLinear:
     def __call__(self, x: Any) -> Any:
         """x (rows, inputs) to (rows, outputs), in x's dtype."""
         torch = self._torch
-        return torch.fbgemm_linear_fp16_weight_fp32_activation(x.float(), self._packed, self._bias).to(x.dtype)
+        return torch.fbgemm_linear_fp16_weight_fp32_activation(x.float(), self._packed, self._bias).to(
+            x.dtype
+        )
 
 
 class ByteLinear:

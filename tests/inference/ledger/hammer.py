@@ -33,7 +33,9 @@ def main(schema: str, path: str, seed: int, threads: int) -> None:
             user = choose.choice(["", "u1", "u2"])
             tokens_in, tokens_out = choose.randint(1, 200), choose.randint(1, 400)
             bound = tokens_in * 10 + tokens_out * 30
-            entry = lanes.NewEntry(key_id=key, team=team, product="p", end_user=user, model="p@1", request_id="h")
+            entry = lanes.NewEntry(
+                key_id=key, team=team, product="p", end_user=user, model="p@1", request_id="h"
+            )
             scopes = scopes_of(key_id=key, product="p", team=team, end_user=user)
             try:
                 one = lane.admit(entry, Need(tokens_in, tokens_out, bound, model="p@1"), scopes)

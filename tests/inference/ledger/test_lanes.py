@@ -34,7 +34,12 @@ def _expire(lane: Lane) -> None:
 def test_an_admitted_request_has_a_row_and_its_bound_is_booked_everywhere(ledger: Lane) -> None:
     one = admit(ledger, team="t", tokens_in=10, tokens_out=20, cost_nano=500)
     stored = row(one.entry_id)
-    assert (stored.status, stored.reserved_nano, stored.key_id, stored.worker) == ("open", 500, "k1", ledger.worker)
+    assert (stored.status, stored.reserved_nano, stored.key_id, stored.worker) == (
+        "open",
+        500,
+        "k1",
+        ledger.worker,
+    )
     for kind, name in (("tenant", ""), ("product", "triage"), ("team", "t"), ("key", "k1")):
         node = counter(kind, name)
         assert (node.open, node.open_cost_nano, node.cost_day_nano, node.tokens_day) == (1, 500, 500, 30)
@@ -42,10 +47,17 @@ def test_an_admitted_request_has_a_row_and_its_bound_is_booked_everywhere(ledger
 
 def test_settling_returns_what_was_not_used(ledger: Lane) -> None:
     one = admit(ledger, tokens_in=10, tokens_out=20, cost_nano=500)
-    charged = settle(ledger, one, tokens_in=9, tokens_out=3, cost_nano=120, total_ms=12.5, guards={"input": {"ok": True}})
+    charged = settle(
+        ledger, one, tokens_in=9, tokens_out=3, cost_nano=120, total_ms=12.5, guards={"input": {"ok": True}}
+    )
     stored, node = row(one.entry_id), counter("key", "k1")
     assert charged == stored.cost_nano == node.cost_day_nano == node.cost_month_nano == 120
-    assert (stored.status, stored.tokens_out, stored.total_ms, stored.guards) == ("ok", 3, 12.5, {"input": {"ok": True}})
+    assert (stored.status, stored.tokens_out, stored.total_ms, stored.guards) == (
+        "ok",
+        3,
+        12.5,
+        {"input": {"ok": True}},
+    )
     assert (node.open, node.open_cost_nano, node.tokens_day, node.requests_minute) == (0, 0, 12, 1)
     assert stored.finished_at is not None
 
@@ -140,7 +152,9 @@ def test_rate_limit_headers_count_down(ledger: Lane, limit: Write) -> None:
     assert left[0] == "9" and left[1:] in (["8", "7"], ["9", "8"], ["8", "9"])
 
 
-def test_a_dead_process_is_charged_the_bound_and_its_places_are_free_again(ledger: Lane, limit: Write) -> None:
+def test_a_dead_process_is_charged_the_bound_and_its_places_are_free_again(
+    ledger: Lane, limit: Write
+) -> None:
     limit("key", "k1", concurrent=1)
     one = admit(ledger, tokens_in=5, tokens_out=7, cost_nano=100)
     _expire(ledger)
@@ -188,7 +202,9 @@ def test_a_process_that_slept_through_its_lease_takes_a_new_one_before_it_admits
 
 
 def test_a_recorded_request_is_final_and_free(ledger: Lane) -> None:
-    entry_id = ledger.record(NewEntry(key_id="k1", policy_reason="not from here"), Settlement("refused", 403, "denied"))
+    entry_id = ledger.record(
+        NewEntry(key_id="k1", policy_reason="not from here"), Settlement("refused", 403, "denied")
+    )
     stored = row(entry_id)
     assert (stored.status, stored.http_status, stored.cost_nano, stored.policy_reason) == (
         "refused", 403, 0, "not from here",
@@ -263,7 +279,9 @@ def test_rows_of_two_tenants_never_meet(ledger: Lane) -> None:
 def test_a_dead_connection_is_replaced_without_anyone_noticing(ledger: Lane) -> None:
     one = admit(ledger, cost_nano=10)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'signoff-ledger'")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'signoff-ledger'"
+        )
     assert settle(ledger, one, cost_nano=4) == 4
     admit(ledger)
 
@@ -350,7 +368,10 @@ def test_rows_go_to_the_partition_of_their_month(ledger: Lane) -> None:
 def test_rows_of_the_default_partition_move_into_the_new_month(ledger: Lane) -> None:
     far = datetime.datetime(2031, 5, 6, tzinfo=datetime.UTC)
     LedgerEntry.objects.create(id=uuid.uuid4(), created_at=far, status="ok")
-    assert partitions_ensure("alpha", now=far) == ["ledger_ledgerentry_y2031m05", "ledger_ledgerentry_y2031m06"]
+    assert partitions_ensure("alpha", now=far) == [
+        "ledger_ledgerentry_y2031m05",
+        "ledger_ledgerentry_y2031m06",
+    ]
     assert partitions_ensure("alpha", now=far) == []
     with database.cold() as other:
         found = other.execute("SELECT tableoid::regclass::text FROM alpha.ledger_ledgerentry").fetchall()

@@ -114,8 +114,13 @@ def test_no_budget_is_overspent_whoever_is_killed_whenever(ledger: Lane, tmp_pat
         ceiling = CEILINGS.get((kind, name), CEILINGS.get((kind, "*")))
         assert ceiling is None or total <= ceiling, (kind, name, total)
     # The budgets were really fought over.
-    assert max(spent["key", "k1", day] for kind, _, day in spent if kind == "key") > 0.9 * CEILINGS["key", "k1"]
-    statuses = {status: sum(one.status == status for one in rows.values()) for status in ("refused", "interrupted", "ok")}
+    assert (
+        max(spent["key", "k1", day] for kind, _, day in spent if kind == "key") > 0.9 * CEILINGS["key", "k1"]
+    )
+    statuses = {
+        status: sum(one.status == status for one in rows.values())
+        for status in ("refused", "interrupted", "ok")
+    }
     assert all(statuses.values()), statuses
 
     # Nothing is still booked, and the counters are exactly the sums of the ledger: nothing twice, nothing lost.

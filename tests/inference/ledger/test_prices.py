@@ -65,7 +65,9 @@ def test_the_newest_price_whose_date_has_come_holds_and_without_one_the_models_o
         start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
         for days, nano in ((0, 10), (10, 20)):
             ModelPrice.objects.create(
-                model_version=model, valid_from=start + datetime.timedelta(days=days), input_nano_per_mtok=nano
+                model_version=model,
+                valid_from=start + datetime.timedelta(days=days),
+                input_nano_per_mtok=nano,
             )
         prices.forget()
         fifth, tenth = start + datetime.timedelta(days=5), start + datetime.timedelta(days=10)

@@ -71,7 +71,9 @@ def test_no_order_of_events_charges_a_window_more_than_its_ceiling(
     plan: list[tuple[str, int, int, int, int]], per_day: int, per_month: int, concurrent: int
 ) -> None:
     wide = Books(LimitSpec("tenant", cost_per_day_nano=per_day, cost_per_month_nano=per_month))
-    narrow = Books(LimitSpec("key", "k", cost_per_day_nano=per_day, concurrent=concurrent, tokens_per_day=400))
+    narrow = Books(
+        LimitSpec("key", "k", cost_per_day_nano=per_day, concurrent=concurrent, tokens_per_day=400)
+    )
     books = [wide, narrow]
     states = [one.state for one in books]
     running: list[Running] = []
@@ -106,7 +108,10 @@ def test_no_order_of_events_charges_a_window_more_than_its_ceiling(
             charged = correct(states, one.reservation, one.charged, Used(a, b, cost))
             assert charged <= one.charged.cost_nano
             final.append(
-                (one.reservation, Used(min(a, one.charged.tokens_in), min(b, one.charged.tokens_out), charged))
+                (
+                    one.reservation,
+                    Used(min(a, one.charged.tokens_in), min(b, one.charged.tokens_out), charged),
+                )
             )
         elif what == "wait":
             now += a

@@ -63,7 +63,9 @@ def architectures() -> dict[str, Callable[[], Any]]:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(smollm: StoredModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], StoredModel]:
+def tiny_models(
+    smollm: StoredModel, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], StoredModel]:
     """`tiny_models("gpt2")`: a stored random model with the real tokenizer."""
     import torch
 
@@ -80,7 +82,12 @@ def tiny_models(smollm: StoredModel, tmp_path_factory: pytest.TempPathFactory) -
                     if parameter_name.endswith("bias"):  # they start at zero and would prove nothing
                         parameter.normal_(0, 0.5)
             model.save_pretrained(str(source))
-            for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+            for file in (
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "special_tokens_map.json",
+                "chat_template.jinja",
+            ):
                 if (smollm.path / file).exists():
                     shutil.copyfile(smollm.path / file, source / file)
             made[name] = ModelStore(root / "models" / "acme").import_directory(source)
@@ -96,9 +103,7 @@ def serve() -> Iterator[Callable[..., ServedModel]]:
 
     def open_one(stored: StoredModel, **options: Any) -> ServedModel:
         chosen = ServingOptions(**{"dtype": "float32", "slots": 4, "context": 256, **options})
-        served = ServedModel(
-            stored.path, EngineIdentity(stored.digest, stored.name), chosen, TurnLock()
-        )
+        served = ServedModel(stored.path, EngineIdentity(stored.digest, stored.name), chosen, TurnLock())
         opened.append(served)
         return served
 

@@ -41,9 +41,7 @@ REAL_PROMPTS = [
 
 def _prompts(count: int, seed: int, longest: int = 60) -> list[list[int]]:
     chance = random.Random(seed)
-    return [
-        [chance.randrange(100, 40000) for _ in range(chance.randrange(1, longest))] for _ in range(count)
-    ]
+    return [[chance.randrange(100, 40000) for _ in range(chance.randrange(1, longest))] for _ in range(count)]
 
 
 def _staggered(served: ServedModel, prompts: list[list[int]], max_tokens: list[int]) -> list[Asked]:
@@ -126,14 +124,24 @@ def test_a_seed_gives_the_same_text_whatever_the_neighbours(tiny: ServedModel) -
     ]
     crowded = Asked(tiny, prompt, sampling=sampling, max_tokens=16).submit().wait().tokens
     assert crowded == alone
-    assert Asked(tiny, prompt, sampling=Sampling(temperature=0.9, top_p=0.9, seed=43), max_tokens=16).submit().wait().tokens != alone
+    assert (
+        Asked(tiny, prompt, sampling=Sampling(temperature=0.9, top_p=0.9, seed=43), max_tokens=16)
+        .submit()
+        .wait()
+        .tokens
+        != alone
+    )
     for other in others:
         other.wait()
 
 
-def test_a_cancelled_sequence_costs_no_further_step(tiny: ServedModel, eventually: Callable[..., Any]) -> None:
+def test_a_cancelled_sequence_costs_no_further_step(
+    tiny: ServedModel, eventually: Callable[..., Any]
+) -> None:
     counters = tiny.loop.counters
-    one = Asked(tiny, [500, 600, 700], max_tokens=2000, sampling=Sampling(temperature=0.0, logit_bias=((2, -100.0),)))
+    one = Asked(
+        tiny, [500, 600, 700], max_tokens=2000, sampling=Sampling(temperature=0.0, logit_bias=((2, -100.0),))
+    )
     one.submit()
     for _ in range(5):
         one.next()
@@ -145,7 +153,9 @@ def test_a_cancelled_sequence_costs_no_further_step(tiny: ServedModel, eventuall
     steps, decoded = counters.steps, counters.decoded_tokens
     assert len(one.tokens) < 2000
     # The loop is at rest: a further request costs exactly its own steps.
-    Asked(tiny, [5000], max_tokens=3, sampling=Sampling(temperature=0.0, logit_bias=((2, -100.0),))).submit().wait()
+    Asked(
+        tiny, [5000], max_tokens=3, sampling=Sampling(temperature=0.0, logit_bias=((2, -100.0),))
+    ).submit().wait()
     eventually(lambda: tiny.loop.idle)
     assert counters.steps - steps == 3  # the prompt, which gives the first token, and two decodes
     assert counters.decoded_tokens - decoded == 2
@@ -185,7 +195,9 @@ def test_stop_strings_end_the_text_before_them_and_never_show(tiny: ServedModel)
     whole = Asked(tiny, prompt, max_tokens=30, sampling=sampling).submit().wait().text
     for start in range(3, len(whole) - 4, 5):
         stop = whole[start : start + 4]
-        one = Asked(tiny, prompt, max_tokens=30, sampling=sampling, stops=(stop, "never there")).submit().wait()
+        one = (
+            Asked(tiny, prompt, max_tokens=30, sampling=sampling, stops=(stop, "never there")).submit().wait()
+        )
         assert one.text == whole[: whole.index(stop)]
         assert one.finish == "stop"
 
@@ -218,16 +230,26 @@ def test_prompt_log_probabilities_equal_the_evaluation_engine(
     (expected,) = smollm_engine.loglikelihood([LogLikelihoodRequest(context, continuation)])
     ids = served_smollm.encode(context + continuation, param="prompt")
     before = len(served_smollm.encode(context, param="prompt"))
-    one = Asked(
-        served_smollm, ids, max_tokens=0, sampling=Sampling(temperature=0.0, logprobs=1), score_prompt=True
-    ).submit().wait()
+    one = (
+        Asked(
+            served_smollm,
+            ids,
+            max_tokens=0,
+            sampling=Sampling(temperature=0.0, logprobs=1),
+            score_prompt=True,
+        )
+        .submit()
+        .wait()
+    )
     scores = one.pieces[-1].prompt
     assert [scored.token for scored in scores] == ids[1:]
     found = sum(scored.logprob or 0.0 for scored in scores[before - 1 :])
     assert found == pytest.approx(expected.sum_logprob, abs=2e-3)
 
 
-def test_log_probabilities_are_the_models_own(tiny: ServedModel, tiny_models: Callable[[str], StoredModel]) -> None:
+def test_log_probabilities_are_the_models_own(
+    tiny: ServedModel, tiny_models: Callable[[str], StoredModel]
+) -> None:
     import torch
 
     prompt = [400, 500, 600]
@@ -284,7 +306,9 @@ def test_a_broken_model_fails_its_own_request_only(
 
 
 def test_a_failing_step_ends_its_requests_and_the_loop_goes_on(
-    tiny_models: Callable[[str], StoredModel], serve: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
+    tiny_models: Callable[[str], StoredModel],
+    serve: Callable[..., ServedModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     served = serve(tiny_models("llama"))
 
@@ -310,7 +334,9 @@ def test_transformers_detector_finds_our_watermark(tiny: ServedModel, served_smo
     for name, mark in (("marked", Watermark(key, 0.25, 4.0)), ("plain", None)):
         sampling = Sampling(temperature=1.0, seed=3, watermark=mark, logit_bias=((2, -100.0),))
         texts[name] = Asked(served_smollm, prompt, max_tokens=60, sampling=sampling).submit().wait().tokens
-    config = type("Config", (), {"vocab_size": served_smollm.vocabulary, "bos_token_id": 1, "is_encoder_decoder": False})()
+    config = type(
+        "Config", (), {"vocab_size": served_smollm.vocabulary, "bos_token_id": 1, "is_encoder_decoder": False}
+    )()
     detector = WatermarkDetector(
         model_config=config,
         device="cpu",
@@ -331,13 +357,17 @@ def test_a_schema_is_followed(served_smollm: ServedModel) -> None:
         "additionalProperties": False,
     }
     ids = served_smollm.encode("Describe a ball as JSON:", param="prompt")
-    one = Asked(
-        served_smollm,
-        ids,
-        max_tokens=40,
-        sampling=Sampling(temperature=1.0, seed=9),
-        grammar=served_smollm.grammar(schema),
-    ).submit().wait()
+    one = (
+        Asked(
+            served_smollm,
+            ids,
+            max_tokens=40,
+            sampling=Sampling(temperature=1.0, seed=9),
+            grammar=served_smollm.grammar(schema),
+        )
+        .submit()
+        .wait()
+    )
     answer = json.loads(one.text)
     assert answer["colour"] in {"red", "blue"}
     assert isinstance(answer["size"], int)
