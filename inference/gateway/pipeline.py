@@ -20,7 +20,7 @@ import psycopg
 
 from inference.caches.plan import CachePlan, cache_plan
 from inference.caches.replay import replay_chunks
-from inference.gateway import background, knobs
+from inference.gateway import background, knobs, telemetry
 from inference.gateway.contract import (
     ENGINE_PATHS,
     Call,
@@ -610,6 +610,16 @@ class Exchange:
             # The row stays open and is charged at its bound when the lease ends; what is not settled is not sent.
             logger.error("a request could not be settled", extra={"request_id": self.call.request_id})
             raise _unavailable(problem) from problem
+        if telemetry.enabled():
+            telemetry.span_record(
+                self.call,
+                self.caller,
+                self.target,
+                end,
+                policy_version=self.decision.version,
+                entry_id=str(self.admission.entry_id),
+                stages=self.stages,
+            )
         if self.config.extraction and status == "ok":
             knobs.extraction_observe(self.caller, self.call.body, usage.tokens_out)
 
