@@ -9,6 +9,8 @@ AUDIT_EVERY_S = 2.0
 HEADS_EVERY_S = 30.0
 BATCHES_EVERY_S = 5.0
 UPSTREAMS_EVERY_S = 30.0
+SWEEP_EVERY_S = 5.0
+LEDGER_EVERY_S = 60.0
 
 
 def _every(task: str, seconds: float, **arguments: Any) -> dict[str, Any]:
@@ -26,6 +28,8 @@ SCHEDULE: dict[str, dict[str, Any]] = {
     "requeue-expired": _every("requeue_expired", REQUEUE_EVERY_S),
     "batches-requeue": _every("batches_requeue", BATCHES_EVERY_S),
     "upstreams-check": _every("upstreams_check", UPSTREAMS_EVERY_S),
+    "ledger-sweep": _every("ledger_sweep", SWEEP_EVERY_S),
+    "ledger-maintain": _every("ledger_maintain", LEDGER_EVERY_S),
     "audit-sequence": _every("audit_sequence", AUDIT_EVERY_S),
     "audit-heads": _every("audit_sequence", HEADS_EVERY_S, heads=True),
 }

@@ -112,3 +112,21 @@ def _in_each(schemas: list[str], work: Callable[[], int]) -> int:
         except Exception:
             logger.exception("maintenance failed for one tenant", extra={"tenant": schema})
     return total
+
+
+def ledger_sweep_everywhere() -> int:
+    """Close requests whose process ended, in every tenant that has an expired lease. Returns how many."""
+    from inference.ledger.maintenance import ledger_sweep
+
+    schemas = schemas_where(
+        table="ledger_ledgerworker", condition="lease_until < clock_timestamp()", active_only=False
+    )
+    return _in_each(schemas, ledger_sweep)
+
+
+def ledger_maintain_everywhere() -> int:
+    """Partitions, expired prompts and alarms, in every tenant whose gateway is or was used. Returns how many."""
+    from inference.ledger.maintenance import ledger_maintain
+
+    schemas = schemas_where(table="quotas_counter", condition="true", active_only=False)
+    return _in_each(schemas, ledger_maintain)

@@ -147,3 +147,26 @@ def audit_sequence(heads: bool = False) -> int:
     from workers.services import audit_sequence_everywhere
 
     return audit_sequence_everywhere(heads=heads)
+
+
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
+def ledger_sweep() -> int:
+    """Close and charge requests of the gateway whose process ended, in every tenant.
+
+    Runs twice: a lease's row is locked by one, the other finds nothing. Tenant gone: skipped. Worker dies: its
+    transaction is rolled back and the next tick does it; gateways sweep as well.
+    """
+    from workers.services import ledger_sweep_everywhere
+
+    return ledger_sweep_everywhere()
+
+
+@shared_task(base=TenantTask, runs_on=Queues.DEFAULT, tenant_scope="public")
+def ledger_maintain() -> int:
+    """Make the ledger's partitions ahead, remove expired prompts, tell of budgets past their alarm; every tenant.
+
+    Runs twice: each part finds nothing left to do. Tenant gone: skipped. Worker dies: the next tick does it.
+    """
+    from workers.services import ledger_maintain_everywhere
+
+    return ledger_maintain_everywhere()

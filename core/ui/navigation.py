@@ -59,6 +59,9 @@ ROOMS: Final[tuple[Room, ...]] = (
         "Gateway",
         (
             Item("Playground", "message-square", ("gateway:playground",), "playground.use", key="y"),
+            Item("Requests", "list", ("ledger:request_list",), "gateway.view", key="q"),
+            Item("Usage", "chart-column", ("ledger:usage",), "gateway.view"),
+            Item("Limits", "gauge", ("quotas:limit_list",), "limit.view"),
             Item("Upstreams", "server", ("upstreams:upstream_list",), "upstream.view"),
             Item("Batches", "layers", ("gateway:batch_list",), "batch.view"),
         ),

@@ -847,7 +847,7 @@ class _Transaction:
         try:
             self.session.run(statements)
         except psycopg.Error:
-            for op, outcome in outcomes:
+            for _, outcome in outcomes:
                 if isinstance(outcome, Admission) and not self.session.unknown:
                     lane.inflight.pop(outcome.entry_id, None)
             raise
