@@ -186,14 +186,35 @@ def figures_of(limit: Limit, row: Counter | None, windows: Windows) -> tuple[Fig
     cost_day = day.cost_day_nano if day else 0
     cost_month = month.cost_month_nano if month else 0
     every = (
-        ("requests_per_minute", "Requests per minute", "requests", minute.requests_minute if minute else 0, 0, to_minute),
-        ("tokens_in_per_minute", "Input tokens per minute", "tokens", minute.tokens_in_minute if minute else 0, 0, to_minute),
-        ("tokens_out_per_minute", "Output tokens per minute", "tokens", minute.tokens_out_minute if minute else 0, 0, to_minute),
+        (
+            "requests_per_minute",
+            "Requests per minute",
+            "requests",
+            minute.requests_minute if minute else 0,
+            0,
+            to_minute,
+        ),
+        (
+            "tokens_in_per_minute",
+            "Input tokens per minute",
+            "tokens",
+            minute.tokens_in_minute if minute else 0,
+            0,
+            to_minute,
+        ),
+        (
+            "tokens_out_per_minute",
+            "Output tokens per minute",
+            "tokens",
+            minute.tokens_out_minute if minute else 0,
+            0,
+            to_minute,
+        ),
         ("concurrent", "Running at once", "requests", row.open if row else 0, 0, None),
         ("tokens_per_day", "Tokens per day", "tokens", day.tokens_day if day else 0, 0, to_day),
         ("cost_per_day_nano", "Money per day", "nano-USD", cost_day, min(booked, cost_day), to_day),
         ("cost_per_month_nano", "Money per month", "nano-USD", cost_month, min(booked, cost_month), to_month),
-    )  # fmt: skip
+    )
     found = []
     for name, label, unit, used, held, resets in every:
         value = getattr(limit, name)

@@ -31,8 +31,9 @@ def limits_changed() -> None:
     """Tell every process, by the row that each admission locks. Call it last in the transaction of the change."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO quotas_counter AS c (scope_kind, scope_id, model, limits_version) VALUES ('tenant', '', '', 1) "
-            "ON CONFLICT (scope_kind, scope_id, model) DO UPDATE SET limits_version = c.limits_version + 1"
+            "INSERT INTO quotas_counter AS c (scope_kind, scope_id, model, limits_version) "
+            "VALUES ('tenant', '', '', 1) ON CONFLICT (scope_kind, scope_id, model) "
+            "DO UPDATE SET limits_version = c.limits_version + 1"
         )
 
 

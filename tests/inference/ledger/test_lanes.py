@@ -242,9 +242,8 @@ def test_one_operation_the_database_refuses_does_not_fail_the_others(ledger: Lan
 
 def test_a_settlement_with_values_no_database_holds_is_written_without_them(ledger: Lane) -> None:
     one = admit(ledger, cost_nano=9)
-    settle(
-        ledger, one, cost_nano=4, tokens_in=-5, total_ms=float("nan"), guards={"a": "\x00\ud800", "b": {1, 2}, "c": 2**80}
-    )  # fmt: skip
+    guards = {"a": "\x00\ud800", "b": {1, 2}, "c": 2**80}
+    settle(ledger, one, cost_nano=4, tokens_in=-5, total_ms=float("nan"), guards=guards)
     stored = row(one.entry_id)
     assert (stored.status, stored.cost_nano, stored.tokens_in, stored.total_ms) == ("ok", 4, 0, 0.0)
     assert stored.guards == {"a": "?", "b": [1, 2], "c": 2**63 - 1}
