@@ -9,6 +9,8 @@ urlpatterns = [
     path("", include("inference.policies.urls")),
     path("", include("inference.gateway.urls")),
     path("", include("inference.upstreams.urls")),
+    path("", include("inference.caches.urls")),
+    path("", include("inference.knobs.urls")),
     path("", include("inference.ledger.urls")),
     path("", include("tenants.quotas.urls")),
     path("", include("governance.urls")),

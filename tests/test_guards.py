@@ -22,6 +22,7 @@ from core.security.actor import SYSTEM, use_actor
 from governance.models import ChecklistItem
 from governance.services import playbook_save
 from inference.models import Dataset, Registration
+from inference.policies.services import bundle_save
 from ip_portfolio.services import application_create
 from pilots.models import Customer, Pilot, PilotMember
 from tenants.accounts.models import User
@@ -202,6 +203,7 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
     with use_actor(SYSTEM):
         playbook = playbook_save(slug="secret-plan", title="Plan", body="Do it.")
         key = api_key_create(name="alpha's", scopes=["run.view"]).key
+        policy = bundle_save(policy="package signoff.gateway\n\nallow := true\n")
         application = application_create(
             docket_number="A-1", title="A secret", jurisdiction="US", type="provisional"
         )
@@ -231,6 +233,7 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         "pilots:": {"pilot_id": pilot.pk, "member_id": member.pk},
         "accounts:": {"user_id": person.pk, "key_id": key.key_id},
         "ip_portfolio:": {"pk": application.pk},
+        "policies:": {"version": policy.version},
     }
 
 

@@ -11,6 +11,8 @@ urlpatterns = [
     path("", include("inference.api.urls")),
     path("", include("inference.policies.api")),
     path("", include("inference.upstreams.api")),
+    path("", include("inference.caches.api")),
+    path("", include("inference.knobs.api")),
     path("", include("inference.gateway.batch_api")),
     path("", include("inference.ledger.api")),
     path("", include("tenants.quotas.api")),

@@ -73,7 +73,9 @@ class PolicyForm(forms.Form):
         rows=6,
         help_text='A list of {"name": …, "attributes": {…}, "expect": {"allow": true}}.',
     )
-    data = JSONText(dict, label="Data", rows=4, help_text="A JSON object that the policy reads as data.NAME.")
+    data = JSONText(  # type: ignore[assignment]
+        dict, label="Data", rows=4, help_text="A JSON object that the policy reads as data.NAME."
+    )
     note = forms.CharField(
         label="What changes", required=False, max_length=300, help_text="One line for the list of versions."
     )

@@ -241,7 +241,7 @@ def simulator(request: HttpRequest) -> HttpResponseBase:
             "parameters": "max_tokens",
             "hour": 10,
             "weekday": 2,
-        },  # fmt: skip
+        },
     )
     result = source = None
     document: dict[str, Any] = {}
