@@ -7,8 +7,8 @@ conformal p-value, right for any shape of traffic as long as the windows are exc
 into bets, averaged (valid however they depend on each other) and gathered by a Shiryaev-Roberts e-detector, so that
 a key that goes on as before is suspected by chance at most once in `PATIENCE` windows on average.
 
-An alarm also needs floors: enough requests, and a good part of what was asked new. A steep rise in the same questions is
-load, not copying.
+An alarm also needs floors: enough requests, and a good part of what was asked new. A steep rise in the same questions
+is load, not copying.
 
 Sources: Vovk et al. (2005), conformal prediction; Shin, Ramdas and Rinaldo (2024), "E-detectors"; Tramèr et al.
 (2016) for the attack.
@@ -33,7 +33,7 @@ ENOUGH: Final = 30
 PATIENCE: Final = 10_000
 # Floors of an alarm: requests since suspicion began, and share of them that brought something new.
 FLOOR_REQUESTS: Final = 120
-FLOOR_NOVELTY: Final = 0.25
+FLOOR_NOVELTY: Final = 0.3
 # Without any past to compare with: distinct requests since the key was first seen.
 FLOOR_UNKNOWN: Final = 3000
 TOPICS: Final = 32
