@@ -40,6 +40,7 @@ class TestPostgres:
         postgres.start()
 
         assert query(postgres, "SHOW max_locks_per_transaction") == "512"
+        assert query(postgres, "SHOW recovery_init_sync_method") == "syncfs"
         assert query(postgres, "SHOW listen_addresses") == "127.0.0.1"
         assert query(postgres, "SHOW unix_socket_directories") == ""
         assert query(postgres, "SELECT datcollate FROM pg_database WHERE datname = 'template1'") == "C.UTF-8"
