@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.urls import NoReverseMatch, URLPattern, URLResolver, get_resolver, reverse
+from django.utils import timezone
 from django_tenants.utils import schema_context
 
 from core.audit.models import AuditEvent
@@ -21,12 +22,14 @@ from core.evidence.models import Run
 from core.security.actor import SYSTEM, use_actor
 from governance.models import ChecklistItem
 from governance.services import playbook_save
+from inference.ledger.models import LedgerEntry
 from inference.models import Dataset, Registration
 from inference.policies.services import bundle_save
 from ip_portfolio.services import application_create
 from pilots.models import Customer, Pilot, PilotMember
 from tenants.accounts.models import User
 from tenants.accounts.services import api_key_create, scope_choices
+from tenants.quotas.models import Limit
 from tests.conftest import ALPHA_HOST, BETA_HOST, PASSWORD, PUBLIC_HOST, TenantClient
 from tests.governance.conftest import measured_world, open_review
 from tests.governance.test_review_sign import sign
@@ -219,6 +222,8 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
     )
     member = PilotMember.objects.create(pilot=pilot, user=person)
     registration = Registration.objects.create(action="packaged", arguments={})
+    request = LedgerEntry.objects.create(id=uuid.uuid4(), created_at=timezone.now(), status="ok")
+    limit = Limit.objects.create(pk=7_000_002, scope_kind="tenant", tokens_per_day=10)
     return {
         "inference:release": {"pk": world.candidate.pk},
         "inference:model": {"pk": world.candidate.model_version_id},
@@ -233,6 +238,8 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         "pilots:": {"pilot_id": pilot.pk, "member_id": member.pk},
         "accounts:": {"user_id": person.pk, "key_id": key.key_id},
         "ip_portfolio:": {"pk": application.pk},
+        "ledger:": {"pk": request.pk},
+        "quotas:": {"pk": limit.pk, "key_id": key.key_id},
         "policies:": {"version": policy.version},
     }
 

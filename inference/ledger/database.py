@@ -143,10 +143,10 @@ class Session:
                 names.pop(text, None)
             if new:
                 self.broken = True
-            error = error_from_result(failed)
-            if connection_lost(error):
+            refusal = error_from_result(failed)
+            if connection_lost(refusal):
                 self.broken = self.unknown = True
-            raise error
+            raise refusal
         return results
 
     def _flush(self) -> None:

@@ -29,7 +29,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import orjson
@@ -570,8 +570,9 @@ class Lane:
                 "JOIN public.tenants_plan p ON p.slug = t.plan_id WHERE t.schema_name = %s",
                 [self.schema],
             ).fetchone()
+        names = [one.name for one in fields(LimitSpec) if one.name != "source"]
         specs = [
-            LimitSpec(*one[:11], allowed_models=tuple(one[11] or ()), source="limit", limit_id=one[12])
+            LimitSpec(**{**dict(zip(names, one, strict=True)), "allowed_models": tuple(one[11] or ())})
             for one in found
         ]
         specs += plan_specs(plan[0], plan[1]) if plan else []
@@ -775,10 +776,10 @@ class _Transaction:
             if op.entry_id not in self.settled:
                 late.append(op)
                 continue
-            counters = [self.states[number] for number in op.booked.counters if number in self.states]
+            states = [self.states[number] for number in op.booked.counters if number in self.states]
             touched.update(op.booked.counters)
             used = Used(op.settlement.tokens_in, op.settlement.tokens_out, op.settlement.cost_nano)
-            outcomes.append((op, settle(counters, op.booked.reservation, used)))
+            outcomes.append((op, settle(states, op.booked.reservation, used)))
         opened: list[dict[str, Any]] = []
         recorded: list[dict[str, Any]] = []
         now_us = self.now_us

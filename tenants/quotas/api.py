@@ -78,7 +78,7 @@ class LimitUseOut(serializers.Serializer[Any]):
     """Live use of one limit; of a limit for each node, that of the node (`node`) which has used most."""
 
     id = serializers.SerializerMethodField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # a member of the answer
     by_plan = serializers.BooleanField(source="is_plan")
     node = serializers.CharField()
     figures = FigureOut(many=True)
