@@ -35,7 +35,7 @@ ALLOWED_BUILTINS = _names(
     indexof indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.remove lower max min net.cidr_contains object.filter object.get object.keys object.remove
     object.union object.union_n product regex.find_n regex.is_valid regex.match regex.replace
-    regex.split replace round semver.compare sort split sprintf startswith
+    regex.split replace round sort split sprintf startswith
     strings.any_prefix_match strings.any_suffix_match strings.count strings.replace_n strings.reverse substring sum
     to_number trim trim_left trim_prefix trim_right trim_space trim_suffix type_name union upper walk
     """

@@ -99,7 +99,7 @@ def _rules(stream: Sequence[Token]) -> Iterator[tuple[Token, int, int]]:
             fresh = False
             if token.kind == "sign":
                 depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(token.text, 0)
-    for start, following in zip(starts, [*starts[1:], len(stream)], strict=True):
+    for start, following in zip(starts, [*starts[1:], len(stream)], strict=False):
         if stream[start].text not in {"package", "import", "else"}:
             yield stream[start], start, following
 
