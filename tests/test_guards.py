@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,9 +23,11 @@ from core.evidence.models import Run
 from core.security.actor import SYSTEM, use_actor
 from governance.models import ChecklistItem
 from governance.services import playbook_save
+from inference.gateway.models import Batch
 from inference.ledger.models import LedgerEntry
 from inference.models import Dataset, Registration
 from inference.policies.services import bundle_save
+from inference.upstreams.models import Upstream
 from ip_portfolio.services import application_create
 from pilots.models import Customer, Pilot, PilotMember
 from tenants.accounts.models import User
@@ -119,7 +122,9 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 
 
 # What an address could name when nothing is there; strangers are stopped before anything is looked up.
-_NOBODYS = {"pk": 1, "slug": "x", "key_id": "x", "schema_name": "alpha"}
+_NOBODYS = {
+    "pk": 1, "slug": "x", "key_id": "x", "schema_name": "alpha", "number": 1, "public_id": "batch_x",
+}  # fmt: skip
 
 
 def _address(page: PageAddress, urlconf: str, values: dict[str, Any]) -> str:
@@ -224,6 +229,18 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
     registration = Registration.objects.create(action="packaged", arguments={})
     request = LedgerEntry.objects.create(id=uuid.uuid4(), created_at=timezone.now(), status="ok")
     limit = Limit.objects.create(pk=7_000_002, scope_kind="tenant", tokens_per_day=10)
+    upstream = Upstream.objects.create(
+        name="secret",
+        model_version=world.candidate.model_version,
+        url="http://192.0.2.1/v1",
+        remote_model="m",
+    )
+    batch = Batch.objects.create(
+        key_id=key.key_id,
+        endpoint="/v1/chat/completions",
+        input_file_public_id="file-secret",
+        expires_at=timezone.now() + timedelta(days=1),
+    )
     return {
         "inference:release": {"pk": world.candidate.pk},
         "inference:model": {"pk": world.candidate.model_version_id},
@@ -240,7 +257,9 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         "ip_portfolio:": {"pk": application.pk},
         "ledger:": {"pk": request.pk},
         "quotas:": {"pk": limit.pk, "key_id": key.key_id},
-        "policies:": {"version": policy.version},
+        "policies:": {"version": policy.version, "number": policy.version},
+        "upstreams:": {"pk": upstream.pk},
+        "gateway:": {"public_id": batch.public_id},
     }
 
 

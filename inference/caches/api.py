@@ -128,7 +128,7 @@ class SemanticSwitch(Endpoint):
 
 
 urlpatterns = [
-    path("caches/", Caches.as_view(), name="caches"),
-    path("caches/purge/", CachePurge.as_view(), name="cache_purge"),
-    path("caches/semantic/", SemanticSwitch.as_view(), name="cache_semantic"),
+    path("caches/", Caches.as_view()),
+    path("caches/purge/", CachePurge.as_view()),
+    path("caches/semantic/", SemanticSwitch.as_view()),
 ]

@@ -1,8 +1,8 @@
 """OpenTelemetry spans of the gateway, with gen_ai attributes and without any text.
 
 On only when OTEL_EXPORTER_OTLP_ENDPOINT (or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) is set: a span is made after its
-request is settled, from what the ledger has, so requests do not wait for it. Exported in batches by a thread; a collector
-that is away loses spans and delays nobody.
+request is settled, from what the ledger has, so requests do not wait for it. Exported in batches by a thread; a
+collector that is away loses spans and delays nobody.
 
 Source: OpenTelemetry semantic conventions for generative AI, client and server spans.
 """

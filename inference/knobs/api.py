@@ -251,11 +251,11 @@ class AlertHandle(Endpoint):
 
 
 urlpatterns = [
-    path("watermark/detect/", WatermarkDetect.as_view(), name="watermark_detect"),
-    path("receipts/verify/", ReceiptVerify.as_view(), name="receipt_verify"),
-    path("canaries/", Canaries.as_view(), name="canaries"),
-    path("canaries/compare/", CanaryCompare.as_view(), name="canary_compare"),
-    path("canaries/<int:pk>/retire/", CanaryRetire.as_view(), name="canary_retire"),
-    path("extraction-alerts/", Alerts.as_view(), name="extraction_alerts"),
-    path("extraction-alerts/<int:pk>/handle/", AlertHandle.as_view(), name="extraction_alert_handle"),
+    path("watermark/detect/", WatermarkDetect.as_view()),
+    path("receipts/verify/", ReceiptVerify.as_view()),
+    path("canaries/", Canaries.as_view()),
+    path("canaries/compare/", CanaryCompare.as_view()),
+    path("canaries/<int:pk>/retire/", CanaryRetire.as_view()),
+    path("extraction-alerts/", Alerts.as_view()),
+    path("extraction-alerts/<int:pk>/handle/", AlertHandle.as_view()),
 ]
