@@ -33,6 +33,8 @@ logger = logging.getLogger("signoff.tenants")
 TTL_S = 30.0
 # Seconds. That a name is unknown is believed for less: it may be created any moment.
 UNKNOWN_TTL_S = 2.0
+# Seconds that an answer which is only just too old is given while another thread looks anew.
+_GRACE_S = 1.0
 CHANNEL = "signoff:tenants-changed"
 # Names nobody asked for must not fill the memory.
 _MAX_ENTRIES = 20_000
@@ -46,6 +48,7 @@ class _Entry:
 
 _lock = threading.Lock()
 _entries: dict[str, _Entry] = {}
+_looking: set[str] = set()
 _generation = 0
 
 
@@ -132,14 +135,29 @@ def _remember(key: str, tenant: Tenant | None, generation: int) -> None:
 
 def _find(key: str, **lookup: str) -> Tenant | None:
     entry = _entries.get(key)
-    if entry is not None and entry.expires > time.monotonic():
+    now = time.monotonic()
+    if entry is not None and entry.expires > now:
         return entry.tenant
+    with _lock:
+        # One thread looks again; a hundred others must not all want a connection for the same answer.
+        if entry is not None and key in _looking and now < entry.expires + _GRACE_S:
+            return entry.tenant
+        _looking.add(key)
     _listen()
     generation = _generation
-    with schema_context(get_public_schema_name()):
-        tenant = Tenant.objects.select_related("plan").filter(**lookup).first()
-    _remember(key, tenant, generation)
-    return tenant
+    # A thread that came without a connection leaves without one: holding it while it waits for something else
+    # (the gateway's threads do) would empty the pool.
+    outermost = connection.connection is None and not connection.in_atomic_block
+    try:
+        with schema_context(get_public_schema_name()):
+            tenant = Tenant.objects.select_related("plan").filter(**lookup).first()
+        _remember(key, tenant, generation)
+        return tenant
+    finally:
+        with _lock:
+            _looking.discard(key)
+        if outermost:
+            connection.close()
 
 
 def tenant_by_host(host: str) -> Tenant | None:
