@@ -103,7 +103,7 @@ def request_table(request: HttpRequest) -> Table:
                 numeric=True,
                 optional=True,
             ),
-            Column("error", "Reason", lambda r: r.error_code, sort="error_code", optional=True),
+            Column("error", "Reason", lambda r: r.error_code, sort="error_code"),
             Column("model", "Model asked for", lambda r: r.model, sort="model"),
             Column(
                 "release",
@@ -153,6 +153,7 @@ def request_table(request: HttpRequest) -> Table:
                 sort="cost_nano",
                 raw=lambda r: _usd(r.cost_nano),
                 numeric=True,
+                main=True,
             ),
             Column(
                 "first",
@@ -364,11 +365,16 @@ def _chart(by: str, rows: list[tuple[str, selectors.UsageRow]], n: int, source: 
             provenance=provenance,
         )  # fmt: skip
     return BarChart(
-        f"Cost by {selectors.DIMENSIONS[by].lower()}",
+        f"Cost by {_lower(selectors.DIMENSIONS[by])}",
         [Bar(label[:40], one.cost_nano / NANO) for label, one in rows[:12]],
         "USD",
         provenance=provenance,
     )
+
+
+def _lower(words: str) -> str:
+    """In mid-sentence; abbreviations stay."""
+    return words if words.startswith("API") else words.lower()
 
 
 def _usage_csv(by: str, rows: list[tuple[str, selectors.UsageRow]]) -> HttpResponse:
