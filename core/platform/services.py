@@ -44,7 +44,8 @@ CACHE_PORT = 6390
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 20.0
 # Its last checkpoint flushes every file touched since the one before: after hundreds of new tenants, 100,000.
-_POSTGRES_STOP_TIMEOUT_S = 120.0
+_POSTGRES_STOP_TIMEOUT_S = 300.0
+_RECOVERY_TIMEOUT_S = 900.0
 
 
 class ServiceProblem(Exception):
@@ -454,7 +455,8 @@ class Postgres:
         """Start the server and wait until it takes connections.
 
         Raises:
-            ServiceProblem: the port is taken, or the server ended or did not answer within a minute.
+            ServiceProblem: the port is taken, or the server ended or did not answer within a minute
+                (after a crash: 16).
         """
         self.initialise()
         self.clear_leftovers()
@@ -490,13 +492,14 @@ class Postgres:
                 owner=self.workspace.owner,
                 death_signal=signal.SIGINT,  # fast shutdown
             )
-        # A server that recovers from a crash says every ten seconds how far it is: patience begins anew.
-        said = began
-        while not processes.wait_until(lambda: self.ready() or self._ended(), timeout_s=_START_TIMEOUT_S):
-            if (now := log_path.stat().st_size) == said:
+        if not processes.wait_until(lambda: self.ready() or self._ended(), timeout_s=_START_TIMEOUT_S):
+            # To kill a server that recovers from a crash would only make it begin anew.
+            recovers = b"not properly shut down" in log_path.read_bytes()[began:]
+            if not recovers or not processes.wait_until(
+                lambda: self.ready() or self._ended(), timeout_s=_RECOVERY_TIMEOUT_S
+            ):
                 self.stop()
-                raise ServiceProblem("PostgreSQL did not answer within a minute.", mend=f"less {log_path}")
-            said = now
+                raise ServiceProblem("PostgreSQL did not answer in time.", mend=f"less {log_path}")
         if self._ended():
             self.process = None
             raise ServiceProblem(

@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ from core.platform.services import EmbeddedServices, Postgres, ServiceProblem, V
 # Seconds before the 1st, 2nd, ... restart in a row; a child that ran for a minute starts the count again.
 _BACK_OFF_S = (0.2, 1.0, 2.0, 5.0, 10.0, 30.0)
 _SETTLED_S = 60.0
+# Seconds of silence at starting and stopping a service after which a line says why.
+_SLOW_S = 8.0
 # Bytes of one child's log before it is moved aside (one old one is kept).
 _LOG_LIMIT = 50 * 2**20
 # Lines of one child shown on the console in any ten seconds; the rest are in its log.
@@ -268,10 +271,22 @@ class Supervisor:
         for name, service in self._services():
             self._check_signals()
             self._service_tails[name] = LogTail(self.workspace.log(name), postgres=name == "postgres")
-            service.start()
+            with self._said_when_slow(f"{name} is still starting; after a crash it recovers its data first"):
+                service.start()
             self._record()
             started.append(f"{name} on 127.0.0.1:{service.port}")
         return started
+
+    @contextlib.contextmanager
+    def _said_when_slow(self, line: str) -> Iterator[None]:
+        """Tell `line` when the block takes longer than a person waits without wondering."""
+        notice = threading.Timer(_SLOW_S, self.console.line, [line])
+        notice.daemon = True
+        notice.start()
+        try:
+            yield
+        finally:
+            notice.cancel()
 
     def _services(self) -> list[tuple[str, Postgres | Valkey]]:
         found: list[tuple[str, Postgres | Valkey]] = []
@@ -436,7 +451,8 @@ class Supervisor:
                 processes.kill_group(child.process)
             child.stop()
         self.children.clear()
-        self.services.stop()
+        with self._said_when_slow("the database is writing its data to disk; this may take some minutes"):
+            self.services.stop()
         self._children_file.unlink(missing_ok=True)
 
     # -------------------------------------------------------------- leftovers
