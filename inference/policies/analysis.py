@@ -276,6 +276,7 @@ def analyse(text: str, *, package: str = PACKAGE) -> Analysis:
             problems.append(Problem(token.line, "A control character is not Rego."))
         depths[token.start] = depth
 
+    problems += _formats(stream)
     found = list(references(stream))
     called_here = {one.parts[0] for one in found if one.called and one.first_of_line and len(one.parts) == 1}
     statement = ""
@@ -327,6 +328,19 @@ def analyse(text: str, *, package: str = PACKAGE) -> Analysis:
         rules=tuple(rules),
         problems=tuple(problems),
     )
+
+
+def _formats(stream: Sequence[Token]) -> Iterator[Problem]:
+    """Formats of sprintf that a caller could choose, or that ask for very wide output."""
+    for index, token in enumerate(stream):
+        if token.kind != "name" or token.text != "sprintf":
+            continue
+        at = _skip(stream, index + 1)
+        at = _skip(stream, at + 1) if at < len(stream) and stream[at].text == "(" else len(stream)
+        if at >= len(stream) or stream[at].kind not in {"string", "raw"}:
+            yield Problem(token.line, "The format of sprintf is written out as text, right there.")
+        elif re.search(r"%[^%a-zA-Z]*(?:\*|[0-9]{3})", stream[at].text):
+            yield Problem(token.line, "Widths in formats have at most two digits.")
 
 
 def _refusal(one: Reference, defined: set[str]) -> str:

@@ -141,6 +141,8 @@ def test_documents_with_one_key_get_one_decision(
         "allow if unknown_function(1)", "import time\nallow := true", "allow if data[x]\nx := 1",
         "allow if count(data) > 1", "allow if object.subset([1], [])", "allow if {" * 70 + "1" + "}" * 70,
         'allow if "open', "allow if x == “a”", "allow := trace(1)", "allow if json.unmarshal(input.x)",
+        "allow if sprintf(input.x, [1])", 'allow if sprintf("%1000000000d", [1])', 'allow if sprintf("%*d", [9, 1])',
+        'allow if sprintf("%.999f", [1])', 'allow if semver.compare(input.x, "1.0.0") > 0',
     ],
 )  # fmt: skip
 def test_what_must_not_run_is_named_with_its_line(rule: str) -> None:
