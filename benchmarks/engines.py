@@ -299,24 +299,26 @@ def speed(store_root: Path, model: StoredModel, arguments: argparse.Namespace) -
     firsts: dict[tuple[str, int], list[float]] = {}
     memory: dict[str, float] = {}
     logs = Path(tempfile.mkdtemp(prefix="engines-"))
-    for round_number in range(arguments.rounds):
-        for server in chosen:
-            try:
-                with running(server, logs) as process:
-                    load(server, 2, 8, 1)  # loads the model and warms up
-                    for clients in counts:
-                        rate, answers = load(server, clients, arguments.tokens, 3 if clients == 1 else 1)
-                        rates.setdefault((server.name, clients), []).append(rate)
-                        firsts.setdefault((server.name, clients), []).extend(
-                            1000 * a.first_s for a in answers
-                        )
-                        print(
-                            f"  round {round_number + 1}: {server.name}, {clients} clients: {rate:.1f} tokens/s",
-                            flush=True,
-                        )
-                    memory[server.name] = max(memory.get(server.name, 0.0), memory_mb(process))
-            except RuntimeError as problem:
-                print(f"  {server.name}: {problem}", flush=True)
+    # A run that is stopped still tells what it has.
+    with contextlib.suppress(KeyboardInterrupt):
+        for round_number in range(arguments.rounds):
+            for server in chosen:
+                try:
+                    with running(server, logs) as process:
+                        load(server, 2, 8, 1)  # loads the model and warms up
+                        for clients in counts:
+                            rate, answers = load(server, clients, arguments.tokens, 3 if clients == 1 else 1)
+                            rates.setdefault((server.name, clients), []).append(rate)
+                            firsts.setdefault((server.name, clients), []).extend(
+                                1000 * a.first_s for a in answers
+                            )
+                            print(
+                                f"  round {round_number + 1}: {server.name}, {clients} clients: {rate:.1f} tokens/s",
+                                flush=True,
+                            )
+                        memory[server.name] = max(memory.get(server.name, 0.0), memory_mb(process))
+                except RuntimeError as problem:
+                    print(f"  {server.name}: {problem}", flush=True)
     print(
         f"\n{arguments.tokens} new tokens; median of {arguments.rounds} rounds (lowest-highest); "
         "first token: median, ms"

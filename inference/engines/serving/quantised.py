@@ -1,10 +1,12 @@
 """Smaller copies of the weights for decoding, where reading them is what takes the time.
 
-Both keep a row's answer independent of the other rows of its batch: nothing is scaled by a maximum over rows.
+Both keep a row's answer independent of the other rows of its batch: nothing is scaled by a maximum over rows (int8
+exactly, since its sums are whole numbers; fp16 up to the rounding of its sums).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,17 +21,15 @@ class HalfLinear:
     def __init__(self, weight: Any, bias: Any = None) -> None:
         import torch
 
-        self._torch = torch
-        self._packed = torch.fbgemm_pack_gemm_matrix_fp16(weight.float())
-        self._bias = bias.float() if bias is not None else torch.zeros(weight.shape[0])
+        self._packed = torch.ops.quantized.linear_prepack_fp16(
+            weight.float().contiguous(), bias.float() if bias is not None else None
+        )
+        self._product = torch.ops.quantized.linear_dynamic_fp16
         self.nbytes = int(weight.numel() * 2)
 
     def __call__(self, x: Any) -> Any:
         """x (rows, inputs) to (rows, outputs), in x's dtype."""
-        torch = self._torch
-        return torch.fbgemm_linear_fp16_weight_fp32_activation(x.float(), self._packed, self._bias).to(
-            x.dtype
-        )
+        return self._product(x.float(), self._packed).to(x.dtype)
 
 
 class ByteLinear:
@@ -47,9 +47,12 @@ class ByteLinear:
         wide = weight.float()
         scale = (wide.abs().amax(dim=1) / 127.0).clamp(min=1e-12)
         levels = (wide / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
-        quantised = torch._make_per_channel_quantized_tensor(
-            levels, scale.double(), torch.zeros(weight.shape[0], dtype=torch.long), 0
-        )
+        with warnings.catch_warnings():
+            # torch says that quantised tensors will go; its version is pinned here, and nothing replaces them yet.
+            warnings.simplefilter("ignore")
+            quantised = torch._make_per_channel_quantized_tensor(
+                levels, scale.double(), torch.zeros(weight.shape[0], dtype=torch.long), 0
+            )
         kept, torch.backends.quantized.engine = torch.backends.quantized.engine, "fbgemm"
         try:
             self._packed = torch.ops.quantized.linear_prepack(quantised, None)
