@@ -148,6 +148,8 @@ class Watch:
         was = watched.until > time.time()
         if alert is not None and alert.throttled_until is not None:
             watched.until = alert.throttled_until.timestamp()
+            if not was:
+                watched.tokens, watched.filled = 0.0, time.time()
             watched.per_minute = max(THROTTLE_FLOOR, THROTTLE_FACTOR * watched.state.usual_rate())
         elif was:
             # A person said it was a false alarm, here or at another process.

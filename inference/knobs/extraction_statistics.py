@@ -2,13 +2,17 @@
 
 Requests of a key are gathered into windows. A closed window has three numbers: its *rate*, the *novelty* of what it
 asked (share of word triples this key never used before) and the *shift* of its topics against the key's past. Each
-number is ranked among those of past windows of the same key, or of the tenant's other keys while the key is new: a
-conformal p-value, right for any shape of traffic as long as the windows are exchangeable. The p-values are turned
-into bets, averaged (valid however they depend on each other) and gathered by a Shiryaev-Roberts e-detector, so that
-a key that goes on as before is suspected by chance at most once in `PATIENCE` windows on average.
+number is ranked among those of past windows of the same key: a conformal p-value, right for any shape of traffic as
+long as the windows are exchangeable. The p-values are turned into bets, averaged (valid however they depend on each
+other) and gathered by a Shiryaev-Roberts e-detector, so that a key that goes on as before is suspected by chance at
+most once in `PATIENCE` windows on average. Days and nights are not exchangeable; what that costs is measured
+(docs/design/knobs.md).
 
 An alarm also needs floors: enough requests, and a good part of what was asked new. A steep rise in the same questions
 is load, not copying.
+
+A key that copies from its first day has no past to differ from. It is noticed by its sum: thousands of distinct
+requests, nearly all of what they ask new, as few windows of the tenant's other keys are.
 
 Sources: Vovk et al. (2005), conformal prediction; Shin, Ramdas and Rinaldo (2024), "E-detectors"; Tramèr et al.
 (2016) for the attack.
@@ -31,13 +35,18 @@ REMEMBERED: Final = 200
 ENOUGH: Final = 30
 # Average number of windows between false alarms of a key whose windows are exchangeable, at least.
 PATIENCE: Final = 10_000
-# Floors of an alarm: requests since suspicion began, and share of them that brought something new.
+# Floors of an alarm: requests since suspicion began, and share of new word triples in the last windows.
 FLOOR_REQUESTS: Final = 120
 FLOOR_NOVELTY: Final = 0.3
-# Without any past to compare with: distinct requests since the key was first seen.
-FLOOR_UNKNOWN: Final = 3000
+# A key without a different past: distinct requests since it was first seen, and their usual novelty.
+TOTAL_REQUESTS: Final = 3000
+TOTAL_NOVELTY: Final = 0.8
 TOPICS: Final = 32
 _BITS: Final = 1 << 17
+# Score from which windows no longer join the past they are compared with.
+_SUSPECT: Final = 10.0
+# Weight of the newest window in the mean novelty.
+_FADE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +123,28 @@ def bet(p: float) -> float:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the last windows say. ``score`` is the e-detector's; at ``PATIENCE`` it is an alarm."""
+    """What the last windows say. ``score`` is the e-detector's; at ``PATIENCE`` it is an alarm.
+
+    ``requests``: since suspicion began. ``novelty``: of the last handful of windows, older ones fading.
+    """
 
     score: float = 0.0
     windows: int = 0
     requests: int = 0
-    novel: float = 0.0
+    novelty: float = 0.0
     smallest: dict[str, float] = field(default_factory=dict)
+    total: bool = False
 
-    @property
-    def novelty(self) -> float:
-        """Mean novelty since suspicion began."""
-        return self.novel / self.requests if self.requests else 0.0
+    def take(self, window: Window) -> None:
+        """Count a window in."""
+        self.windows += 1
+        self.requests += window.requests
+        self.novelty += (window.novelty - self.novelty) * max(_FADE, 1 / self.windows)
 
     def reasons(self) -> list[str]:
-        """Which tests spoke."""
-        return sorted(name for name, p in self.smallest.items() if p <= 0.05)
+        """Which tests spoke: volume, diversity, distribution; total for the sum of a key without another past."""
+        found = sorted(name for name, p in self.smallest.items() if p <= 0.05)
+        return [*found, "total"] if self.total else found
 
 
 @dataclass(slots=True)
@@ -169,7 +184,7 @@ class KeyState:
         """Close the window and weigh it; True when this is an alarm.
 
         Args:
-            population: windows of the tenant's other keys, used while the key's own past is short.
+            population: windows of the tenant's other keys.
         """
         window = Window(
             at=now,
@@ -181,12 +196,11 @@ class KeyState:
         )
         topics, self.open_topics = self.open_topics, np.zeros(TOPICS)
         self.count, self.tokens, self.fresh = 0, 0, 0.0
-        own = self.windows
-        past = own if len(own) >= ENOUGH else [*own, *population][:REMEMBERED]
-        alarm = self._weigh(window, past) if len(past) >= ENOUGH else self._unknown(window)
-        if self.evidence.score < math.sqrt(PATIENCE):
-            # What is suspected does not become the key's usual traffic.
-            self.windows = [*own, window][-REMEMBERED:]
+        alarm = len(self.windows) >= ENOUGH and self._weigh(window, self.windows)
+        alarm = alarm or self._stands_out(window, population)
+        if self.evidence.score < _SUSPECT or self.evidence.novelty < FLOOR_NOVELTY:
+            # New questions under suspicion do not become the key's usual traffic; a mere change of load does.
+            self.windows = [*self.windows, window][-REMEMBERED:]
             self.topics = self.topics * 0.98 + topics
         return alarm
 
@@ -208,33 +222,33 @@ class KeyState:
         weight = sum(bet(p) for p in found.values()) / len(found)
         evidence = self.evidence
         if evidence.score < 1:
-            evidence.windows, evidence.requests, evidence.novel, evidence.smallest = 0, 0, 0.0, {}
+            evidence.windows, evidence.requests, evidence.novelty, evidence.smallest = 0, 0, 0.0, {}
         evidence.score = (evidence.score + 1) * weight
-        evidence.windows += 1
-        evidence.requests += window.requests
-        evidence.novel += window.novelty * window.requests
+        evidence.take(window)
         for name, p in found.items():
             evidence.smallest[name] = min(p, evidence.smallest.get(name, 1.0))
         return (
             evidence.score >= PATIENCE
             and evidence.requests >= FLOOR_REQUESTS
             and evidence.novelty >= FLOOR_NOVELTY
+            and found["diversity"] <= 0.1
         )
 
-    def _unknown(self, window: Window) -> bool:
-        evidence = self.evidence
-        evidence.windows += 1
-        evidence.requests += window.requests
-        evidence.novel += window.novelty * window.requests
-        if self.distinct >= FLOOR_UNKNOWN and evidence.novelty >= FLOOR_NOVELTY:
-            evidence.score, evidence.smallest = float(PATIENCE), {"volume": 0.0}
-            return True
-        return False
+    def _stands_out(self, window: Window, population: Sequence[Window]) -> bool:
+        if self.distinct < TOTAL_REQUESTS or len(self.windows) < ENOUGH:
+            return False
+        usual = float(np.median([one.novelty for one in self.windows]))
+        others = [one.novelty for one in population]
+        if usual < TOTAL_NOVELTY or (len(others) >= ENOUGH and conformal(usual, others) > 0.05):
+            return False
+        # Said once: when a person has looked at it, it is this key's way.
+        self.distinct = -(10**12)
+        self.evidence.total = True
+        return True
 
     def reset(self) -> None:
         """Begin anew after a person has looked: the evidence goes, the past stays."""
         self.evidence = Evidence()
-        self.distinct = 0
 
     def usual_rate(self) -> float:
         """Median requests per minute of the remembered windows; 0 without any."""
