@@ -14,5 +14,9 @@ import django
 django.setup()
 
 from inference.gateway.application import application  # noqa: E402
+from inference.upstreams.live import publishing_start  # noqa: E402
+
+# Pages are served by another process; this one tells it how the upstreams are.
+publishing_start()
 
 __all__ = ["application"]

@@ -6,6 +6,7 @@ address at the moment of connecting (docs/design/upstreams.md, "Addresses a tena
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,6 +172,10 @@ def _check(row: Upstream, api_key: str) -> None:
         row.clean_fields(exclude=["api_key_sealed"])
     except ValidationError as error:
         errors.update({name: list(messages) for name, messages in error.message_dict.items()})
+    for name in ("connect_timeout_s", "first_byte_timeout_s", "chunk_timeout_s", "total_timeout_s"):
+        value = getattr(row, name)
+        if isinstance(value, float) and not math.isfinite(value):  # passes every comparison
+            errors[name] = ["Must be a number of seconds."]
     for name in ("name", "remote_model"):
         if "\x00" in str(getattr(row, name)):
             errors[name] = ["Holds a character that cannot be stored."]

@@ -147,11 +147,12 @@ class NumberRecogniser(Recogniser):
             start = digit
             while start > position and digit - start < 2 and text[start - 1] in "(+":
                 start -= 1
-            before = text[start - 1] if start else " "
-            if not (before.isalnum() or before == "_"):
-                finding = self._judge(text, low, start)
-                if finding is None and start < digit:
-                    finding = self._judge(text, low, digit)
+            # Every place where the number may begin is judged by itself, whatever was looked at before.
+            for begin in range(start, digit + 1):
+                before = text[begin - 1] if begin else " "
+                if before.isalnum() or before in "_+":
+                    continue
+                finding = self._judge(text, low, begin)
                 if finding is not None:
                     return finding
             at = digit + 1

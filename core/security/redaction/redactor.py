@@ -84,6 +84,11 @@ class MaskRecogniser(Recogniser):
         found = self._pattern.search(text, position)
         return (found.start(), 0, found.end(), KEEP, self, -1) if found else None
 
+    def ends_at(self, text: str, end: int) -> bool:
+        """Whether a mask stands right before ``end``."""
+        at = text.rfind("[", max(0, end - 56), end)
+        return at >= 0 and self._pattern.fullmatch(text, at, end) is not None
+
     def unresolved(self, text: str, low: str, floor: int) -> int:
         at = text.rfind("[", max(floor, len(text) - 56))
         return at if at >= 0 and self._partial.match(text, at) else len(text)
@@ -185,7 +190,8 @@ class Redactor:
         self._tokens = tuple(one for one in _tokens() if one.entity in wanted)  # type: ignore[attr-defined]
         self._crypto = CryptoRecogniser() if "CRYPTO" in wanted else None
         self._lettered = tuple(lettered_recognisers(wanted))
-        self._others: list[Recogniser] = [MaskRecogniser(all_labels), *custom]
+        self._masks = MaskRecogniser(all_labels)
+        self._others: list[Recogniser] = [self._masks, *custom]
         if "PRIVATE_KEY" in wanted:
             self._others.append(PemRecogniser())
         if "EMAIL_ADDRESS" in wanted:
@@ -275,6 +281,9 @@ class Redactor:
             start, _, end, entity, one, needs = finding
             if entity in self._flags:
                 yield finding, -1, -1  # noted, nothing is covered by it
+            elif start and text[start - 1] == "]" and one.priority < 100 and self._masks.ends_at(text, start):
+                # Glued to a mask: before the mask was put there, something stood here that made it no finding.
+                pass
             elif end > progress.covered and (needs < 0 or needs >= progress.replaced):
                 allowed = entity != KEEP and self._allowed(text[start:end])
                 low_end = max(start, progress.covered)

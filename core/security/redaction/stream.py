@@ -96,51 +96,47 @@ class StreamRedactor:
         return out
 
     def _decide(self, final: bool) -> None:
-        while True:
-            buffer = self._buffer
-            # The beginning of an escape waits until it is whole.
-            wait = 0 if final else unfinished_escape(buffer)
-            known = buffer[: len(buffer) - wait] if wait else buffer
-            plain = plain_of(known)
-            size = len(plain.text)
-            limit = size + 1 if final else self._redactor.unresolved(plain, self._decided)
-            if limit <= self._decided and not final:
-                return
-            opened: Finding | None = None
-            opened_start = 0
-            for finding, start, end in self._redactor.scan(plain, self._decided, limit, self._progress):
-                if start < 0:
-                    self._writer.note(finding)
-                    continue
-                original = plain.start(start)
-                if original > self._sent:
-                    self._writer.keep(buffer[self._sent : original])
-                    self._sent = original
-                if not final and end == size and finding[4].sticky:
-                    opened, opened_start = finding, start
-                    break
-                self._sent = plain.end(end)
-                self._writer.replace(finding, buffer[original : self._sent], plain.text[start:end])
-                if self._writer.blocked:
-                    return
-            if opened is not None:
-                self._begin_open(plain.text, opened, opened_start)
-                rest = buffer[len(known) :]
-                self._buffer = ""
-                self._decided = self._sent = 0
-                if rest:
-                    rest = self._swallow(rest, final)
-                    if self._open is None:  # cannot be: an unfinished escape does not end anything
-                        self._buffer = rest
-                return
-            limit = min(limit, size)
-            reach = plain.start(limit) if limit < size else len(known)
-            if reach > self._sent:
-                self._writer.keep(buffer[self._sent : reach])
-                self._sent = reach
-            self._decided = limit
-            self._trim(plain.start, limit)
+        buffer = self._buffer
+        # The beginning of an escape waits until it is whole.
+        wait = 0 if final else unfinished_escape(buffer)
+        known = buffer[: len(buffer) - wait] if wait else buffer
+        plain = plain_of(known)
+        size = len(plain.text)
+        limit = size + 1 if final else self._redactor.unresolved(plain, self._decided)
+        if limit <= self._decided and not final:
             return
+        opened: Finding | None = None
+        opened_start = 0
+        for finding, start, end in self._redactor.scan(plain, self._decided, limit, self._progress):
+            if start < 0:
+                self._writer.note(finding)
+                continue
+            original = plain.start(start)
+            if original > self._sent:
+                self._writer.keep(buffer[self._sent : original])
+                self._sent = original
+            if not final and end == size and finding[4].sticky:
+                opened, opened_start = finding, start
+                break
+            self._sent = plain.end(end)
+            self._writer.replace(finding, buffer[original : self._sent], plain.text[start:end])
+            if self._writer.blocked:
+                return
+        if opened is not None:
+            # What vanishes from the plain form at its end, and an unfinished escape, wait for what follows.
+            reach = plain.end(size)
+            self._begin_open(plain.text, opened, opened_start, reach)
+            self._open_raw = buffer[reach:]
+            self._buffer = ""
+            self._decided = self._sent = 0
+            return
+        limit = min(limit, size)
+        reach = plain.start(limit) if limit < size else len(known)
+        if reach > self._sent:
+            self._writer.keep(buffer[self._sent : reach])
+            self._sent = reach
+        self._decided = limit
+        self._trim(plain.start, limit)
 
     def _trim(self, original_of: object, limit: int) -> None:
         """Forget all but the context."""
@@ -154,12 +150,11 @@ class StreamRedactor:
         self._progress.shift(cut)
 
     # ---------------------------------------------------------------- open-ended findings
-    def _begin_open(self, text: str, finding: Finding, start: int) -> None:
+    def _begin_open(self, text: str, finding: Finding, start: int, reach: int) -> None:
         self._open = finding
-        self._open_original = [self._buffer[self._sent :]]
+        self._open_original = [self._buffer[self._sent : reach]]
         self._open_plain = [text[start:]]
         self._open_tail = text[max(start, len(text) - _END_KEPT) :]
-        self._open_raw = ""
 
     def _swallow(self, text: str, final: bool) -> str:
         """Take what belongs to the open finding; the rest of ``text`` once it ends."""
@@ -174,7 +169,9 @@ class StreamRedactor:
         view = self._open_tail + plain.text
         end = self._open[4].extend(view, 0)
         if end < 0 and not final:
-            self._open_original.append(text)
+            reach = plain.end(len(plain.text))
+            self._open_raw = text[reach:] + self._open_raw
+            self._open_original.append(text[:reach])
             self._open_plain.append(plain.text)
             self._open_tail = view[-_END_KEPT:]
             return ""

@@ -169,11 +169,11 @@ class PemRecogniser(Recogniser):
         return found.end() if found else -1
 
     def unresolved(self, text: str, low: str, floor: int) -> int:
-        at = text.rfind("-----BEGIN", max(floor, len(text) - self.CAP))
+        at = text.find("-----BEGIN", max(floor, len(text) - self.CAP))
         while at >= 0:
             if self._partial.match(text, at) and not self._head.match(text, at):
                 return at
-            at = text.rfind("-----BEGIN", max(floor, len(text) - self.CAP), at)
+            at = text.find("-----BEGIN", at + 1)
         return len(text)
 
 
