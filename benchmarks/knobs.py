@@ -408,13 +408,15 @@ def watermark(n: int, store_path: Path) -> None:
     marked, marked_s = generate(True)
     print(f"SmolLM2-135M (4-bit origin), {n} prompts, {length} tokens, temperature 1, top-k 50, fp32")
     print(
-        "| tokens | detected at p ≤ 1% | false positives at p ≤ 1% | median p | unmarked median p |\n|---|---|---|---|---|"
+        "| tokens | detected at p ≤ 1% | false positives at p ≤ 1% | median p | unmarked median p |"
+        "\n|---|---|---|---|---|"
     )
     for tokens in (50, 100, 200):
         with_mark = [detect(row[:tokens].tolist(), key, vocab_size=size).p_value for row in marked]
         without = [detect(row[:tokens].tolist(), key, vocab_size=size).p_value for row in plain]
         print(
-            f"| {tokens} | {share(sum(p <= 0.01 for p in with_mark), n)} | {share(sum(p <= 0.01 for p in without), n)} | "
+            f"| {tokens} | {share(sum(p <= 0.01 for p in with_mark), n)} | "
+            f"{share(sum(p <= 0.01 for p in without), n)} | "
             f"{statistics.median(with_mark):.1e} | {statistics.median(without):.2f} |"
         )
     off, on = perplexity(plain), perplexity(marked)
@@ -422,8 +424,8 @@ def watermark(n: int, store_path: Path) -> None:
     error = statistics.stdev(difference) / math.sqrt(n)
     print(
         f"\nNLL per token {statistics.mean(off):.3f} off, {statistics.mean(on):.3f} on; difference "
-        f"{statistics.mean(difference):+.3f} ± {1.96 * error:.3f} (95%); perplexity {math.exp(statistics.mean(off)):.1f} "
-        f"to {math.exp(statistics.mean(on)):.1f}. Time {plain_s:.0f} s off, {marked_s:.0f} s on "
+        f"{statistics.mean(difference):+.3f} ± {1.96 * error:.3f} (95%); "
+        f"perplexity {math.exp(statistics.mean(off)):.1f} to {math.exp(statistics.mean(on)):.1f}. Time {plain_s:.0f} s off, {marked_s:.0f} s on "
         f"({100 * (marked_s / plain_s - 1):+.0f}%)."
     )
     wrong = [detect(row.tolist(), "0123456789abcdef", vocab_size=size).p_value for row in marked]

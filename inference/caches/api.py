@@ -44,7 +44,7 @@ class ReleaseCacheOut(serializers.Serializer[Any]):
     """What the caches of one release hold, and what they did in the last seven days."""
 
     release_digest = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]
     verdict = serializers.CharField(help_text="pass, fail, inconclusive or not_run: of comparing by meaning.")
     sentence = serializers.CharField()
     entries = serializers.IntegerField()

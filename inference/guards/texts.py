@@ -15,9 +15,9 @@ Rewrite = Callable[[str, bool, str], str]
 # The protocol's own words: never text of a person or a model.
 STRUCTURAL: Final = frozenset(
     {
-        "model", "role", "type", "object", "id", "tool_call_id", "call_id", "finish_reason", "encoding_format", "detail",
-        "format", "service_tier", "reasoning_effort", "effort", "truncation", "mode", "$ref", "tool_choice", "system_fingerprint",
-        "created", "status", "verbosity", "language", "voice", "pattern",
+        "model", "role", "type", "object", "id", "tool_call_id", "call_id", "finish_reason", "encoding_format",
+        "detail", "format", "service_tier", "reasoning_effort", "effort", "truncation", "mode", "$ref", "tool_choice",
+        "system_fingerprint", "created", "status", "verbosity", "language", "voice", "pattern",
     }
 )  # fmt: skip
 # Strings that are JSON and must stay JSON.

@@ -92,7 +92,7 @@ class CanaryIn(Body):
     """A new canary."""
 
     release = serializers.RegexField(DIGEST, help_text="Digest of the release.")
-    label = serializers.CharField(max_length=120)
+    label = serializers.CharField(max_length=120)  # type: ignore[assignment]
     prompt = serializers.CharField(max_length=canaries.MAX_PROMPT)
     answer = serializers.CharField(max_length=canaries.MAX_ANSWER)
 

@@ -76,7 +76,7 @@ def key_number(key: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _green(key: int, previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.bool_]:
+def _green(key: int, previous: int, vocab_size: int, gamma: float) -> npt.NDArray[np.uint8]:
     import torch
 
     generator = torch.Generator(device="cpu")

@@ -46,8 +46,9 @@ class EmailRecogniser(Recogniser):
             head = text[max(0, at - 64) : at]
             keep = len(head) - len(head.rstrip(_LOCAL_ASCII if head.isascii() else _LOCAL_ALL))
             local = head[len(head) - keep :].lstrip(_LOCAL_TRIM)
-            start = at - len(local)
-            if local and start >= position and not _URL_USER.search(text, max(0, start - 72), start):
+            # What an open-ended finding took of it is gone; the rest is an address all the same.
+            start = max(at - len(local), position)
+            if start < at and not _URL_USER.search(text, max(0, start - 72), start):
                 end = self._domain_end(text, at + 1)
                 if end:
                     return (start, self.priority, end, "EMAIL_ADDRESS", self, -1)
@@ -85,8 +86,9 @@ class Ip4Recogniser(Recogniser):
 
     def next_from(self, text: str, low: str, position: int, memo: Memo) -> Finding | None:
         for found in self._pattern.finditer(text, position):
-            if low[max(0, found.start() - 9) : found.start()].rstrip(" v").endswith("version"):
-                continue
+            start = found.start()
+            if start > 1 and text[start - 1] == "/" and text[start - 2].isalpha():
+                continue  # Chrome/120.0.0.0
             if _names_a_machine(found.group()):
                 return (found.start(), self.priority, found.end(), "IP_ADDRESS", self, -1)
         return None
