@@ -425,7 +425,8 @@ def watermark(n: int, store_path: Path) -> None:
     print(
         f"\nNLL per token {statistics.mean(off):.3f} off, {statistics.mean(on):.3f} on; difference "
         f"{statistics.mean(difference):+.3f} ± {1.96 * error:.3f} (95%); "
-        f"perplexity {math.exp(statistics.mean(off)):.1f} to {math.exp(statistics.mean(on)):.1f}. Time {plain_s:.0f} s off, {marked_s:.0f} s on "
+        f"perplexity {math.exp(statistics.mean(off)):.1f} to {math.exp(statistics.mean(on)):.1f}. "
+        f"Time {plain_s:.0f} s off, {marked_s:.0f} s on "
         f"({100 * (marked_s / plain_s - 1):+.0f}%)."
     )
     wrong = [detect(row.tolist(), "0123456789abcdef", vocab_size=size).p_value for row in marked]

@@ -189,6 +189,8 @@ ENGINE_TOKEN = env.str(
 )
 # A remote Open Policy Agent that decides instead of the embedded interpreter; empty for the embedded one.
 OPA_URL = env.str("OPA_URL", default="")
+# Bearer token the agent wants; empty for none.
+OPA_TOKEN = env.str("OPA_TOKEN", default="")
 # torch threads of the inference worker; 0 leaves the choice to torch.
 ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
 # float32, bfloat16, or auto: measured once per process on this machine.

@@ -8,7 +8,10 @@ Source: Devlin et al. (2019), BERT; model card of sentence-transformers/all-Mini
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import threading
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +40,20 @@ def _erf(x: Array) -> Array:
     return np.sign(x) * (1 - tail * np.exp(-size * size))
 
 
+def _one_thread() -> None:
+    """Have numpy's OpenBLAS work on the calling thread alone.
+
+    Its helpers spin while they wait, and on a machine that is busy serving, that costs ten times what they gain for
+    products this small. Torch and scipy have libraries of their own and are not affected.
+    """
+    folder = Path(np.__file__).parent.parent / "numpy.libs"
+    for path in folder.glob("*openblas*"):
+        library = ctypes.CDLL(str(path))
+        for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads"):
+            with contextlib.suppress(AttributeError):
+                getattr(library, name)(1)
+
+
 class Encoder:
     """Unit-length vectors of 384 numbers. Safe to share between threads."""
 
@@ -44,6 +61,7 @@ class Encoder:
         from safetensors import safe_open
         from tokenizers import Tokenizer
 
+        _one_thread()
         directory = minilm_directory()
         self._tokenizer: Any = Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._tokenizer.no_padding()

@@ -135,8 +135,8 @@ def release_caches() -> list[ReleaseCache]:
     found = []
     for digest in {*releases, *entries, *counts}:
         release = releases.get(digest)
-        entry: dict[str, Any] = entries.get(digest, {})
-        count: dict[str, Any] = counts.get(digest, {})
+        entry: Any = entries.get(digest, {})
+        count: Any = counts.get(digest, {})
         exact, semantic = count.get("exact") or 0, count.get("semantic") or 0
         lookups = exact + semantic + (count.get("misses") or 0)
         found.append(

@@ -198,7 +198,7 @@ def run_rego_tests(*, policy: str, tests: str, data: dict[str, Any] | None) -> I
     for test in found:
         given = inputs.get(test.name) if isinstance(inputs, dict) else None
         if given is None or not isinstance(given["base"], dict):
-            yield TrialOutcome(test.name, "rego", False, "Its input is undefined or no object.", 0, test.line)
+            yield TrialOutcome(test.name, "rego", False, "Its input is undefined or no object", 0, test.line)
             continue
         document = as_json(_patched(given["base"], given["patches"]))
         try:
@@ -209,7 +209,7 @@ def run_rego_tests(*, policy: str, tests: str, data: dict[str, Any] | None) -> I
         except EngineError as error:
             yield TrialOutcome(test.name, "rego", False, str(error), 0, test.line)
             continue
-        message = "" if answer is True else "Not true for its input."
+        message = "" if answer is True else "Not true for its input"
         if took > SLOW_US:
             message = f"Took {took / 1000:.0f} ms; a decision may take {SLOW_US / 1000:.0f} ms."
         yield TrialOutcome(test.name, "rego", not message, message, took, test.line)

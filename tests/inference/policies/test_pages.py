@@ -183,6 +183,7 @@ def test_edit_fail_mend_activate_and_see_the_denial(page: Any, sign_in: Any, use
     page.fill("textarea[name=policy]", HEAD + "allow := true\n")
     page.fill("textarea[name=tests]", TESTS)
     assert page.locator(".code-gutter").first.inner_text().split()[:3] == ["1", "2", "3"]
+    assert page.locator(".code-gutter").first.bounding_box()["height"] > 200
     page.click("button[name=try]")
     page.wait_for_selector("text=It cannot be put in force like this.")
     page.fill("textarea[name=policy]", SECRET)
