@@ -187,6 +187,9 @@ SERVING_URL = env.str("SERVING_URL", default=f"http://127.0.0.1:{ENGINE_PORT}/v1
 ENGINE_TOKEN = env.str(
     "ENGINE_TOKEN", default=hashlib.sha256(f"signoff/engine-token/{SECRET_KEY}".encode()).hexdigest()
 )
+# Networks (CIDR) that upstreams set up by tenants must not reach, besides metadata services and this
+# installation's own services, which they never may.
+UPSTREAM_BLOCKED_NETWORKS = env.list("UPSTREAM_BLOCKED_NETWORKS", default=[])
 # A remote Open Policy Agent that decides instead of the embedded interpreter; empty for the embedded one.
 OPA_URL = env.str("OPA_URL", default="")
 # Bearer token the agent wants; empty for none.
