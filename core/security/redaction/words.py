@@ -47,8 +47,9 @@ class EmailRecogniser(Recogniser):
             keep = len(head) - len(head.rstrip(_LOCAL_ASCII if head.isascii() else _LOCAL_ALL))
             local = head[len(head) - keep :].lstrip(_LOCAL_TRIM)
             # What an open-ended finding took of it is gone; the rest is an address all the same.
-            start = max(at - len(local), position)
-            if start < at and not _URL_USER.search(text, max(0, start - 72), start):
+            whole = at - len(local)
+            start = max(whole, position)
+            if start < at and not _URL_USER.search(text, max(0, whole - 72), whole):
                 end = self._domain_end(text, at + 1)
                 if end:
                     return (start, self.priority, end, "EMAIL_ADDRESS", self, -1)
