@@ -7,6 +7,7 @@ urlpatterns = [
     path("", include("tenants.accounts.urls")),
     path("", include("inference.urls")),
     path("", include("inference.policies.urls")),
+    path("", include("inference.guards.urls")),
     path("", include("inference.gateway.urls")),
     path("", include("inference.upstreams.urls")),
     path("", include("inference.caches.urls")),

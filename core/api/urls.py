@@ -10,6 +10,7 @@ urlpatterns = [
     path("docs/", docs.reference, {"urlconf": "core.urls"}, name="docs"),
     path("", include("inference.api.urls")),
     path("", include("inference.policies.api")),
+    path("", include("inference.guards.api")),
     path("", include("inference.upstreams.api")),
     path("", include("inference.caches.api")),
     path("", include("inference.knobs.api")),

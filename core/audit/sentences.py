@@ -50,6 +50,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "model.registration_requested": ("asked to register a model",),
     "dataset.imported": ("imported {items} items as {target}", "imported the dataset {target}"),
     "measurement.stated": ("stated a number: {target}",),
+    "guard_profile.saved": ("saved the guard profile {target}",),
     "policy.saved": ("saved the {target}",),
     "policy.activated": ("put the {target} in force instead of {before}", "put the {target} in force"),
     "key.placed": ("changed where the {target} stands",),

@@ -63,6 +63,7 @@ ROOMS: Final[tuple[Room, ...]] = (
             Item("Usage", "chart-column", ("ledger:usage",), "gateway.view"),
             Item("Limits", "gauge", ("quotas:limit_list",), "limit.view"),
             Item("Policies", "scale", ("policies:policy_list",), "policy.view"),
+            Item("Guards", "shield-check", ("guards:profile_list",), "guard.view"),
             Item("Caches", "archive", ("caches:cache_list",), "cache.view"),
             Item("Protection", "shield", ("knobs:protection",), "guard.view"),
             Item("Upstreams", "server", ("upstreams:upstream_list",), "upstream.view"),
