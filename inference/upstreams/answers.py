@@ -140,6 +140,9 @@ def usage_clean(body: dict[str, Any]) -> None:
         cached = details.get("cached_tokens")
         if _is_count(cached) and cached <= given:
             clean["prompt_tokens_details"] = {"cached_tokens": cached}
+    compute = usage.get("compute_ms")
+    if type(compute) in (int, float) and 0 <= compute < 1e9:  # NaN is no JSON and compares false
+        clean["compute_ms"] = compute
     body["usage"] = clean
 
 

@@ -153,6 +153,7 @@ def test_own_services_are_refused_and_private_engines_are_not() -> None:
     assert not address_refusal("127.0.0.1", 9000, own_ports={5432})
     assert not address_refusal("10.1.2.3", 5432, own_ports={5432})
     assert address_refusal("10.1.2.3", 80, blocked=["10.0.0.0/8"])
+    assert address_refusal("10.1.2.3", 80, blocked=["not a network"])
 
 
 # ---------------------------------------------------------------------- breaker
@@ -188,3 +189,16 @@ def test_a_share_of_failures_opens_it_too() -> None:
             break
         breaker.succeeded(number / 10)
     assert opened[-1] and 5 <= len(opened) <= 6
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(12.5, 12.5), (0, 0), (-1, None), ("12", None), (True, None), (1e12, None), (None, None)],
+)
+def test_the_engines_time_is_kept_when_it_is_one(given, kept):
+    from inference.upstreams.answers import usage_clean
+
+    body = {"usage": {"prompt_tokens": 1, "completion_tokens": 2, "compute_ms": given}}
+    usage_clean(body)
+
+    assert body["usage"].get("compute_ms") == kept
