@@ -10,6 +10,14 @@ from inference.knobs.receipt_check import MAX_CHARS
 from inference.models import ModelVersion, Release
 
 
+class BodyField(forms.JSONField):
+    """JSON in a box that is empty, not "null", before anything is typed."""
+
+    def prepare_value(self, value: Any) -> Any:
+        """What the box shows."""
+        return "" if value is None else super().prepare_value(value)
+
+
 class WatermarkForm(forms.Form):
     """A text that a model may have written."""
 
@@ -33,13 +41,13 @@ class ReceiptForm(forms.Form):
         max_length=MAX_CHARS,
         help_text="Value of the header x-signoff-receipt, or of signoff.receipt in a stream's last chunk.",
     )
-    request_body = forms.JSONField(
+    request_body = BodyField(
         required=False,
         label="Request",
         widget=forms.Textarea(attrs={"rows": 4}),
         help_text="The JSON body that was sent; empty to check the signature only.",
     )
-    answer_body = forms.JSONField(
+    answer_body = BodyField(
         required=False,
         label="Answer",
         widget=forms.Textarea(attrs={"rows": 4}),
@@ -83,7 +91,7 @@ class CanaryForm(forms.Form):
 class CopyForm(forms.Form):
     """Answers of a foreign model."""
 
-    answers = forms.JSONField(
+    answers = BodyField(
         widget=forms.Textarea(attrs={"rows": 5}),
         label="Prompts and answers",
         help_text='JSON: [{"prompt": "…", "answer": "…"}], with the prompts of your canaries.',
