@@ -194,6 +194,9 @@ UPSTREAM_BLOCKED_NETWORKS = env.list("UPSTREAM_BLOCKED_NETWORKS", default=[])
 OPA_URL = env.str("OPA_URL", default="")
 # Bearer token the agent wants; empty for none.
 OPA_TOKEN = env.str("OPA_TOKEN", default="")
+# Stored answers of the gateway's caches, per tenant: rows, and bytes of answers.
+CACHE_MAX_ENTRIES = env.int("CACHE_MAX_ENTRIES", default=20_000)
+CACHE_MAX_BYTES = env.int("CACHE_MAX_BYTES", default=256 * 1024 * 1024)
 # torch threads of the inference worker; 0 leaves the choice to torch.
 ENGINE_THREADS = env.int("ENGINE_THREADS", default=0)
 # float32, bfloat16, or auto: measured once per process on this machine.
