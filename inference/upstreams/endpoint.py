@@ -110,7 +110,10 @@ def address_refusal(
     if port in set(own_ports) and (ip.is_loopback or _is_own(str(ip))):
         return "It is a service of this installation."
     for text in blocked:
-        network = ipaddress.ip_network(text, strict=False)
+        try:
+            network = ipaddress.ip_network(text.strip(), strict=False)
+        except ValueError:
+            return "The operator's list of refused networks cannot be read."  # so nothing may be called
         if ip.version == network.version and ip in network:
             return f"The operator refuses {network}."
     return ""
