@@ -31,7 +31,7 @@ def _names(text: str) -> frozenset[str]:
 # Deterministic built-ins that both engines have, each tried with values of every type in the embedded one.
 ALLOWED_BUILTINS = _names(
     """
-    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int glob.match
+    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int
     indexof indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.remove lower max min net.cidr_contains object.filter object.get object.keys object.remove
     object.union object.union_n product regex.find_n regex.is_valid regex.match regex.replace

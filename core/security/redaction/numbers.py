@@ -21,6 +21,8 @@ from core.security.redaction.tokens import Finding, Memo, Recogniser
 # How far before a number the word may stand that says what the number is.
 CONTEXT: Final = 48
 
+MAX_GROUPS: Final = 8
+
 _CANDIDATE: Final = re.compile(r"[0-9](?:[ ().\-/]{0,2}[0-9]){6}")
 _SPAN: Final = re.compile(r"[+(]{0,2}[0-9](?:[ ().\-/]{0,2}[0-9]){0,18}")
 _GROUPS: Final = re.compile(r"[0-9]+")
@@ -39,7 +41,7 @@ _CARD_SHAPES: Final = frozenset(
 )
 _PHONE_WORDS: Final = re.compile(
     r"(?<![a-z])(?:tele)?phone|(?<![a-z])(?:tel|call|mobile|cell|fax|whatsapp|handy|telefon|téléphone|teléfono|text me|"
-    r"sms|contact|reach|ring|dial|number|hotline)(?![a-z])"
+    r"sms|dial|hotline)(?![a-z])"
 )
 
 # Lengths of IBANs by country: the IBAN registry.
@@ -112,8 +114,14 @@ _BY_LENGTH: Final = {
 _CPF: Final = re.compile(r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}")
 
 
-def _context(low: str, start: int, words: re.Pattern[str]) -> int:
+def _context(low: str, start: int, words: re.Pattern[str], memo: Memo) -> int:
     """Where the nearest such word before ``start`` begins; -1 when there is none. Never looks across a ``]``."""
+    first = memo.get(words.pattern)
+    if first is None:  # most texts have none at all: one search for the whole text
+        match = words.search(low)
+        first = memo[words.pattern] = match.start() if match else len(low)
+    if first >= start:
+        return -1
     begin = max(0, start - CONTEXT)
     bracket = low.rfind("]", begin, start)
     if bracket >= 0:
@@ -152,7 +160,7 @@ class NumberRecogniser(Recogniser):
                 before = text[begin - 1] if begin else " "
                 if before.isalnum() or before in "_+":
                     continue
-                finding = self._judge(text, low, begin)
+                finding = self._judge(text, low, begin, memo)
                 if finding is not None:
                     return finding
             at = digit + 1
@@ -160,11 +168,13 @@ class NumberRecogniser(Recogniser):
                 at += 1
         return None
 
-    def _judge(self, text: str, low: str, start: int) -> Finding | None:
+    def _judge(self, text: str, low: str, start: int, memo: Memo) -> Finding | None:
         span = _SPAN.match(text, start)
         if span is None:
             return None
         groups = [(m.start(), m.end()) for m in _GROUPS.finditer(text, start, span.end())]
+        # No number is written in more groups than this; lists of small numbers are left early.
+        del groups[MAX_GROUPS:]
         entities = self._entities
         plus = text[start] == "+"
         # (end, digits up to there) for every end that is a right edge, the longest first.
@@ -196,11 +206,11 @@ class NumberRecogniser(Recogniser):
                 if digits == 11 and "BR_CPF" in entities and _CPF.fullmatch(part) and _KINDS[9].valid(part):
                     return (start, 71, end, "BR_CPF", self, -1)
             if not plus:
-                found = self._national(text, low, start, end, digits, part)
+                found = self._national(low, start, end, digits, part, memo)
                 if found is not None:
                     return found
             if "PHONE_NUMBER" in entities and 7 <= digits <= 15:
-                needs = self._phone(text, low, start, end, part, digits)
+                needs = self._phone(text, low, start, part, digits, memo)
                 if needs is not None:
                     return (start, 73, end, "PHONE_NUMBER", self, needs)
         return None
@@ -221,7 +231,7 @@ class NumberRecogniser(Recogniser):
             return False
         return len(set(number)) > 1 and bool(luhn.is_valid(number))
 
-    def _national(self, text: str, low: str, start: int, end: int, digits: int, part: str) -> Finding | None:
+    def _national(self, low: str, start: int, end: int, digits: int, part: str, memo: Memo) -> Finding | None:
         number = ""
         for kind in _BY_LENGTH.get(digits, ()):
             if kind.entity not in self._entities:
@@ -231,7 +241,7 @@ class NumberRecogniser(Recogniser):
                 if not part.startswith("756"):
                     continue
             else:
-                needs = _context(low, start, kind.words)
+                needs = _context(low, start, kind.words, memo)
                 if needs < 0:
                     continue
             if kind.entity == "DATE_OF_BIRTH":
@@ -246,7 +256,7 @@ class NumberRecogniser(Recogniser):
             return (start, 72, end, kind.entity, self, needs)
         return None
 
-    def _phone(self, text: str, low: str, start: int, end: int, part: str, digits: int) -> int | None:
+    def _phone(self, text: str, low: str, start: int, part: str, digits: int, memo: Memo) -> int | None:
         """Start of the word it depends on, -1 for none; None when it is no telephone number."""
         before = text[start - 1] if start else " "
         if (
@@ -282,10 +292,10 @@ class NumberRecogniser(Recogniser):
                 return -1 if phonenumbers.is_valid_number(number) else None
             if self._valid_somewhere(part):
                 return -1
-        needs = _context(low, start, _PHONE_WORDS)
+        needs = _context(low, start, _PHONE_WORDS, memo)
         if needs < 0:
             return None
-        if _LOCAL.fullmatch(part) or (10 <= digits <= 13 and self._valid_somewhere(part)):
+        if _LOCAL.fullmatch(part) or (9 <= digits <= 13 and self._valid_somewhere(part)):
             return needs
         return None
 
@@ -344,7 +354,7 @@ class LetteredRecogniser(Recogniser):
         at = position
         while (found := self._pattern.search(text, at)) is not None:
             start = found.start()
-            needs = -1 if self._words is None else _context(low, start, self._words)
+            needs = -1 if self._words is None else _context(low, start, self._words, memo)
             if (self._words is None or needs >= 0) and self._valid(found.group()):
                 return (start, self.priority, found.end(), self.entity, self, needs)
             at = start + 1

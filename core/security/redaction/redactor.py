@@ -270,7 +270,9 @@ class Redactor:
         text, low = plain.text, plain.low
         memos: dict[Recogniser, Memo] = {}
         ahead: list[Finding] = []
-        for one in self.recognisers(text, low):
+        # What a finding needs stands in it, or shortly before it: a stream's context is not searched again.
+        edge = max(0, begin - 120)
+        for one in self.recognisers(text[edge:], low[edge:]) if edge else self.recognisers(text, low):
             memo = memos[one] = {}
             position = max(begin, progress.floor, progress.resume.get(one, 0))
             finding = one.next_from(text, low, position, memo)
