@@ -52,7 +52,11 @@ def speed() -> None:
     some = clean[:900] + " Write to jane.doe@example.com or call +44 20 7946 0958, card 4111 1111 1111 1111."
     many = ("jane@example.com 4111 1111 1111 1111 +44 20 7946 0958 DE89370400440532013000 " * 20)[:1024]
     print("whole texts of 1 kB, microseconds: median of 300 [5th, 95th percentile]; findings")
-    for name, text in (("prose, nothing in it", clean), ("three findings", some), ("nothing but findings", many)):
+    for name, text in (
+        ("prose, nothing in it", clean),
+        ("three findings", some),
+        ("nothing but findings", many),
+    ):
         for _ in range(30):
             found = redactor.redact(text)
         times = []
@@ -61,7 +65,9 @@ def speed() -> None:
             redactor.redact(text)
             times.append((time.perf_counter() - began) * 1e6)
         times.sort()
-        print(f"  {name:24} {statistics.median(times):7.0f} [{times[15]:.0f}, {times[285]:.0f}]  n={sum(found.counts.values())}")
+        print(
+            f"  {name:24} {statistics.median(times):7.0f} [{times[15]:.0f}, {times[285]:.0f}]  n={sum(found.counts.values())}"
+        )
     chunks = [clean[i : i + 50] for i in range(0, 1000, 50)]
     times = []
     for _ in range(300):
@@ -71,7 +77,9 @@ def speed() -> None:
             stream.push(chunk)
         stream.finish()
         times.append((time.perf_counter() - began) * 1e6)
-    print(f"stream of 20 chunks of 50 characters: {statistics.median(times):.0f} us, {statistics.median(times) / 20:.1f} a chunk")
+    print(
+        f"stream of 20 chunks of 50 characters: {statistics.median(times):.0f} us, {statistics.median(times) / 20:.1f} a chunk"
+    )
     tokens = re.findall(r"\s?\S{1,5}", clean)
     times = []
     for _ in range(100):
@@ -104,9 +112,9 @@ def speed() -> None:
 
 
 # ---------------------------------------------------------------- labelled texts
-FIRST = "Anna Björn Carla Deepak Elena Farid Grace Hugo Ines Jonas Kemi Liam Mina Noah Olga Pedro Qiu Rosa Sven Tara".split()
-LAST = "Almeida Brandt Costa Dubois Eriksen Fischer Garcia Hughes Ivanov Jansen Khan Lopez Meyer Novak Okafor Patel".split()
-CITY = "Lyon Porto Leeds Utrecht Graz Turin Malmö Bristol Gdansk Austin Pune Recife".split()
+FIRST = ["Anna", "Björn", "Carla", "Deepak", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kemi", "Liam", "Mina", "Noah", "Olga", "Pedro", "Qiu", "Rosa", "Sven", "Tara"]
+LAST = ["Almeida", "Brandt", "Costa", "Dubois", "Eriksen", "Fischer", "Garcia", "Hughes", "Ivanov", "Jansen", "Khan", "Lopez", "Meyer", "Novak", "Okafor", "Patel"]
+CITY = ["Lyon", "Porto", "Leeds", "Utrecht", "Graz", "Turin", "Malmö", "Bristol", "Gdansk", "Austin", "Pune", "Recife"]
 
 
 class Maker:
@@ -120,7 +128,9 @@ class Maker:
         return "".join(self.r.choice(string.ascii_letters + string.digits) for _ in range(n))
 
     def card(self) -> str:
-        prefix, length = self.r.choice([("4", 16), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16)])
+        prefix, length = self.r.choice(
+            [("4", 16), ("51", 16), ("55", 16), ("2221", 16), ("34", 15), ("37", 15), ("6011", 16)]
+        )
         body = prefix + self.digits(length - len(prefix) - 1)
         number = body + luhn.calc_check_digit(body)
         if len(number) == 16 and self.r.random() < 0.5:
@@ -129,7 +139,9 @@ class Maker:
         return number
 
     def iban(self) -> str:
-        country, length = self.r.choice([("DE", 22), ("FR", 27), ("NL", 18), ("GB", 22), ("AT", 20), ("PL", 28), ("DK", 18)])
+        country, length = self.r.choice(
+            [("DE", 22), ("FR", 27), ("NL", 18), ("GB", 22), ("AT", 20), ("PL", 28), ("DK", 18)]
+        )
         body = self.digits(length - 4)
         if country == "GB":
             body = "NWBK" + self.digits(14)
@@ -137,13 +149,17 @@ class Maker:
             body = "ABNA" + self.digits(10)
         if country == "FR":  # its own check digits as well
             base = self.digits(21)
-            body = base + f"{97 - (89 * int(base[:5]) + 15 * int(base[5:10]) + 3 * int(base[10:21])) % 97:02d}"
+            body = (
+                base + f"{97 - (89 * int(base[:5]) + 15 * int(base[5:10]) + 3 * int(base[10:21])) % 97:02d}"
+            )
         if country == "PL":
             base = self.digits(7)
             check = -sum(w * int(d) for w, d in zip((3, 9, 7, 1, 3, 9, 7), base, strict=True)) % 10
             body = base + str(check) + self.digits(16)
         number = country + mod_97_10.calc_check_digits(body + country) + body
-        return " ".join(number[i : i + 4] for i in range(0, len(number), 4)) if self.r.random() < 0.5 else number
+        return (
+            " ".join(number[i : i + 4] for i in range(0, len(number), 4)) if self.r.random() < 0.5 else number
+        )
 
     def phone(self) -> str:
         region = self.r.choice(["US", "GB", "DE", "FR", "ES", "NL", "IN", "BR", "AU", "IT"])
@@ -158,8 +174,12 @@ class Maker:
 
     def email(self) -> str:
         first, last = self.r.choice(FIRST).lower(), self.r.choice(LAST).lower()
-        local = self.r.choice([f"{first}.{last}", f"{first[0]}{last}{self.digits(2)}", f"{first}+{last}", f"{first}_{last}"])
-        return f"{local}@{self.r.choice(['example.com', 'mail.example.org', 'firma.example.de', 'acme.co.uk'])}"
+        local = self.r.choice(
+            [f"{first}.{last}", f"{first[0]}{last}{self.digits(2)}", f"{first}+{last}", f"{first}_{last}"]
+        )
+        return (
+            f"{local}@{self.r.choice(['example.com', 'mail.example.org', 'firma.example.de', 'acme.co.uk'])}"
+        )
 
     def ip(self) -> str:
         if self.r.random() < 0.25:
@@ -181,7 +201,10 @@ class Maker:
         return r.choice(
             [
                 ("OPENAI_KEY", "sk-proj-" + self.alnum(48)),
-                ("AWS_ACCESS_KEY", "AKIA" + "".join(r.choice(string.ascii_uppercase + "234567") for _ in range(16))),
+                (
+                    "AWS_ACCESS_KEY",
+                    "AKIA" + "".join(r.choice(string.ascii_uppercase + "234567") for _ in range(16)),
+                ),
                 ("GITHUB_TOKEN", "ghp_" + self.alnum(36)),
                 ("GITLAB_TOKEN", "glpat-" + self.alnum(20)),
                 ("SLACK_TOKEN", f"xoxb-{self.digits(12)}-{self.digits(12)}-{self.alnum(24)}"),
@@ -193,7 +216,9 @@ class Maker:
         )
 
     def password(self) -> str:
-        return self.r.choice(["Hunter2!", "s3cr3t-" + self.alnum(5), "Tr0ub4dor&" + self.digits(1), self.alnum(12) + "7a"])
+        return self.r.choice(
+            ["Hunter2!", "s3cr3t-" + self.alnum(5), "Tr0ub4dor&" + self.digits(1), self.alnum(12) + "7a"]
+        )
 
 
 OWN = (
@@ -216,16 +241,31 @@ OWN = (
 NOTHING: tuple[tuple[str, Callable[[Maker], str]], ...] = (
     ("Order {} was shipped.", lambda m: _not_luhn(m)),
     ("Tracking number {} has no update.", lambda m: m.digits(12)),
-    ("The meeting moved to {}.", lambda m: f"2026-{m.r.randrange(1, 13):02d}-{m.r.randrange(1, 29):02d} 10:{m.digits(2)}"),
+    (
+        "The meeting moved to {}.",
+        lambda m: f"2026-{m.r.randrange(1, 13):02d}-{m.r.randrange(1, 29):02d} 10:{m.digits(2)}",
+    ),
     ("It happened on {} in Graz.", lambda m: f"{m.r.randrange(1, 29):02d}.{m.r.randrange(1, 13):02d}.2024"),
     ("Commit {} broke the build.", lambda m: "".join(m.r.choice("0123456789abcdef") for _ in range(40))),
-    ("The trace id is {}.", lambda m: f"{m.digits(8)}-{m.digits(4)}-4{m.digits(3)}-a{m.digits(3)}-{m.digits(12)}"),
+    (
+        "The trace id is {}.",
+        lambda m: f"{m.digits(8)}-{m.digits(4)}-4{m.digits(3)}-a{m.digits(3)}-{m.digits(12)}",
+    ),
     ("Revenue rose to {} dollars.", lambda m: f"{m.digits(1)},{m.digits(3)},{m.digits(3)}.{m.digits(2)}"),
     ("Upgrade to version {} first.", lambda m: f"{m.r.randrange(9)}.{m.r.randrange(30)}.{m.r.randrange(9)}"),
-    ("The password is {} for new users.", lambda m: m.r.choice(["required", "optional", "hashed", "too short"])),
+    (
+        "The password is {} for new users.",
+        lambda m: m.r.choice(["required", "optional", "hashed", "too short"]),
+    ),
     ("Set token to {} tokens at most.", lambda m: m.digits(4)),
-    ("password = {}", lambda m: m.r.choice(["os.environ['DB_PASSWORD']", "get_password()", "${DB_PASSWORD}", "None"])),
-    ("ISBN {} is out of print.", lambda m: "978-" + m.digits(1) + "-" + m.digits(4) + "-" + m.digits(4) + "-" + m.digits(1)),
+    (
+        "password = {}",
+        lambda m: m.r.choice(["os.environ['DB_PASSWORD']", "get_password()", "${DB_PASSWORD}", "None"]),
+    ),
+    (
+        "ISBN {} is out of print.",
+        lambda m: "978-" + m.digits(1) + "-" + m.digits(4) + "-" + m.digits(4) + "-" + m.digits(1),
+    ),
     ("The array is [{}].", lambda m: ", ".join(m.digits(m.r.randrange(1, 4)) for _ in range(12))),
     ("Sensor readings: {}", lambda m: " ".join(m.digits(2) + "." + m.digits(1) for _ in range(10))),
     ("Ask @{} on the channel.", lambda m: m.r.choice(FIRST).lower()),
@@ -239,8 +279,22 @@ def _not_luhn(maker: Maker) -> str:
     return number if not luhn.is_valid(number) else _not_luhn(maker)
 
 
-_PRESIDIO = {"credit_card_number": "card", "phone_number": "phone", "email": "email", "iban": "iban", "ssn": "ssn", "ip_address": "ip"}
-_NAMES = {"card": "CREDIT_CARD", "phone": "PHONE_NUMBER", "email": "EMAIL_ADDRESS", "iban": "IBAN_CODE", "ssn": "US_SSN", "ip": "IP_ADDRESS"}
+_PRESIDIO = {
+    "credit_card_number": "card",
+    "phone_number": "phone",
+    "email": "email",
+    "iban": "iban",
+    "ssn": "ssn",
+    "ip_address": "ip",
+}
+_NAMES = {
+    "card": "CREDIT_CARD",
+    "phone": "PHONE_NUMBER",
+    "email": "EMAIL_ADDRESS",
+    "iban": "IBAN_CODE",
+    "ssn": "US_SSN",
+    "ip": "IP_ADDRESS",
+}
 
 
 def presidio_templates() -> list[str]:
@@ -282,9 +336,15 @@ def labelled(seed: int, each: int) -> list[tuple[str, list[tuple[str, int, int]]
                 elif slot in ("zipcode", "postcode", "building_number", "age", "year"):
                     value = maker.digits({"age": 2, "year": 4, "building_number": 3}.get(slot, 5))
                 elif "city" in slot or "country" in slot or "address" in slot or "street" in slot:
-                    value = f"{maker.digits(2)} {maker.r.choice(CITY)} Street" if "ad" in slot else maker.r.choice(CITY)
+                    value = (
+                        f"{maker.digits(2)} {maker.r.choice(CITY)} Street"
+                        if "ad" in slot
+                        else maker.r.choice(CITY)
+                    )
                 elif slot in ("us_driver_license", "url", "date_time", "date_of_birth"):
-                    value = {"url": "https://example.com/page", "us_driver_license": "D123"}.get(slot, "3 May 2021")
+                    value = {"url": "https://example.com/page", "us_driver_license": "D123"}.get(
+                        slot, "3 May 2021"
+                    )
                 else:
                     value = f"{maker.r.choice(FIRST)} {maker.r.choice(LAST)}"
                 text += value
@@ -318,18 +378,28 @@ def quality(seed: int, each: int) -> None:
         for name, s, e in found:
             if not any(s < end and e > start for _, start, end in spans):
                 false[name] = false.get(name, 0) + 1
-    print(f"labelled texts: {len(rows)} (seed {seed}); {'with' if presidio_templates() else 'without'} presidio-evaluator's templates")
+    print(
+        f"labelled texts: {len(rows)} (seed {seed}); {'with' if presidio_templates() else 'without'} presidio-evaluator's templates"
+    )
     print(f"{'entity':18} {'recall [95%]':28} {'hidden under any name':24} {'precision [95%]':26} n")
     for entity in sorted(truth):
         hit, covered, n = truth[entity]
         recall = wilson_interval(hit, n)
         precision = wilson_interval(hit, hit + false.get(entity, 0)) if hit + false.get(entity, 0) else None
-        shown = f"{hit / (hit + false.get(entity, 0)):.3f} [{precision.low:.3f}, {precision.high:.3f}]" if precision else "-"
-        print(f"{entity:18} {hit / n:.3f} [{recall.low:.3f}, {recall.high:.3f}]       {covered / n:.3f}                    {shown:26} {n}")
+        shown = (
+            f"{hit / (hit + false.get(entity, 0)):.3f} [{precision.low:.3f}, {precision.high:.3f}]"
+            if precision
+            else "-"
+        )
+        print(
+            f"{entity:18} {hit / n:.3f} [{recall.low:.3f}, {recall.high:.3f}]       {covered / n:.3f}                    {shown:26} {n}"
+        )
     for entity in sorted(set(false) - set(truth)):
         print(f"{entity:18} only false: {false[entity]}")
     interval = wilson_interval(clean_hit, clean)
-    print(f"texts without anything that were changed: {clean_hit / clean:.4f} [{interval.low:.4f}, {interval.high:.4f}] n={clean}")
+    print(
+        f"texts without anything that were changed: {clean_hit / clean:.4f} [{interval.low:.4f}, {interval.high:.4f}] n={clean}"
+    )
 
 
 def hold() -> None:
@@ -351,7 +421,9 @@ def hold() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["speed", "quality", "hold"])
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--each", type=int, default=60)

@@ -281,7 +281,10 @@ class NumberRecogniser(Recogniser):
             return -1
         if _DATE.match(part):
             return None
-        separated = not part.isdigit()
+        end = start + len(part)
+        if text[end : end + 1] == "-" and text[end + 1 : end + 2].isalnum():
+            return None  # the middle of an identifier
+        separated = not part.isdigit() and not ("." in part and " " in part)
         first = part.lstrip("(")
         if separated and 9 <= digits <= 13 and first[0] == "0" and "/" not in part[3:]:
             if first.startswith("00"):
