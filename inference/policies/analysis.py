@@ -31,12 +31,10 @@ def _names(text: str) -> frozenset[str]:
 # Deterministic built-ins that both engines have, each tried with values of every type in the embedded one.
 ALLOWED_BUILTINS = _names(
     """
-    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int
-    indexof indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string
+    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int indexof indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string
     json.filter json.remove lower max min net.cidr_contains object.filter object.get object.keys object.remove
-    object.union object.union_n product regex.find_n regex.is_valid regex.match regex.replace
-    regex.split replace round sort split sprintf startswith
-    strings.any_prefix_match strings.any_suffix_match strings.count strings.replace_n strings.reverse substring sum
+    object.union object.union_n product regex.is_valid regex.match round sort
+    split sprintf startswith strings.any_prefix_match strings.any_suffix_match strings.count strings.reverse substring sum
     to_number trim trim_left trim_prefix trim_right trim_space trim_suffix type_name union upper walk
     """
 )
@@ -277,6 +275,7 @@ def analyse(text: str, *, package: str = PACKAGE) -> Analysis:
         depths[token.start] = depth
 
     problems += _formats(stream)
+    problems += _patterns(stream)
     found = list(references(stream))
     called_here = {one.parts[0] for one in found if one.called and one.first_of_line and len(one.parts) == 1}
     statement = ""
@@ -317,6 +316,8 @@ def analyse(text: str, *, package: str = PACKAGE) -> Analysis:
             # `contains` is both a keyword and a built-in on the list.
             continue
         refusal = _refusal(one, called_here)
+        if not refusal and one.name in ALLOWED_BUILTINS and "[" in text[one.start : one.end]:
+            refusal = f"Write {one.name} with a dot."
         if refusal:
             problems.append(Problem(one.line, refusal))
     if not declared and not problems:
@@ -330,17 +331,42 @@ def analyse(text: str, *, package: str = PACKAGE) -> Analysis:
     )
 
 
-def _formats(stream: Sequence[Token]) -> Iterator[Problem]:
-    """Formats of sprintf that a caller could choose, or that ask for very wide output."""
+def _first_arguments(stream: Sequence[Token], *name: str) -> Iterator[tuple[int, str | None]]:
+    """(line, text of its first argument) of each use of a function; None where that is not written-out text."""
     for index, token in enumerate(stream):
-        if token.kind != "name" or token.text != "sprintf":
+        if token.kind != "name" or token.text != name[-1]:
             continue
         at = _skip(stream, index + 1)
         at = _skip(stream, at + 1) if at < len(stream) and stream[at].text == "(" else len(stream)
-        if at >= len(stream) or stream[at].kind not in {"string", "raw"}:
-            yield Problem(token.line, "The format of sprintf is written out as text, right there.")
-        elif re.search(r"%[^%a-zA-Z]*(?:\*|[0-9]{3})", stream[at].text):
-            yield Problem(token.line, "Widths in formats have at most two digits.")
+        literal = at < len(stream) and stream[at].kind in {"string", "raw"}
+        if literal:
+            # Text that is only the beginning of an expression is not the argument.
+            after = _skip(stream, at + 1)
+            literal = after < len(stream) and stream[after].text == ","
+        yield token.line, stream[at].text[1:-1] if literal else None
+
+
+def _formats(stream: Sequence[Token]) -> Iterator[Problem]:
+    """Formats of sprintf that a caller could choose, or that ask for very wide output."""
+    for line, text in _first_arguments(stream, "sprintf"):
+        if text is None:
+            yield Problem(line, "The format of sprintf is written out as text, right there.")
+        elif re.search(r"%[^%a-zA-Z]*(?:\*|[0-9]{3})", text):
+            yield Problem(line, "Widths in formats have at most two digits.")
+
+
+def _patterns(stream: Sequence[Token]) -> Iterator[Problem]:
+    """Patterns that the interpreter's matcher, which goes back and forth, could search for hours."""
+    for line, text in _first_arguments(stream, "match"):
+        if text is None:
+            yield Problem(line, "The pattern of regex.match is written out as text, right there.")
+            continue
+        bare = re.sub(r"\\\\.|\\.", "x", text)
+        bare = re.sub(r"\[\^?\]?[^\]]*\]", "x", bare)
+        if re.search(r"\)\s*(?:[*+]|\{)", bare) or "\\1" in text or len(text) > 300:
+            yield Problem(line, "A pattern repeats single characters and classes, not groups.")
+        elif len(re.findall(r"[*+]|\{\d+,\d*\}", bare)) > 2:
+            yield Problem(line, "A pattern has at most two repetitions of variable length.")
 
 
 def _refusal(one: Reference, defined: set[str]) -> str:

@@ -35,6 +35,11 @@ INTERPRETERS = 2
 WAIT_S = 5.0
 
 
+# Characters of one text, and bytes of a whole document, that the interpreter is given: its matcher recurses.
+MAX_TEXT_CHARS = 2048
+MAX_DOCUMENT_BYTES = 65_536
+
+
 class EngineError(RuntimeError):
     """The engine gave no answer; the message says why, without any of the input. ``line``: of the policy, or 0."""
 
@@ -117,8 +122,10 @@ class Program:
 
     def ask(self, document: bytes) -> Any:
         """What the query gives for this input (JSON text); None when it is undefined. Raises EngineError."""
+        given = orjson.loads(document)
+        if len(document) > MAX_DOCUMENT_BYTES or _longest(given) > MAX_TEXT_CHARS:
+            raise EngineError("An attribute of the call is too long to decide on.")
         if self._ranges is not None:
-            given = orjson.loads(document)
             given["signoff_ranges"] = self._ranges.holding(given.get("ip"))
             document = orjson.dumps(given)
         taken = self._take()
@@ -136,6 +143,17 @@ class Program:
             raise EngineError(f"The evaluation failed ({type(error).__name__}).") from error
         finally:
             self._idle.put(taken)
+
+
+def _longest(value: Any) -> int:
+    """Characters of the longest text in a document."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return max((max(len(name), _longest(one)) for name, one in value.items()), default=0)
+    if isinstance(value, list):
+        return max((_longest(one) for one in value), default=0)
+    return 0
 
 
 def as_json(value: Any) -> bytes:

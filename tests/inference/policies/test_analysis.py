@@ -141,13 +141,32 @@ def test_documents_with_one_key_get_one_decision(
         "allow if unknown_function(1)", "import time\nallow := true", "allow if data[x]\nx := 1",
         "allow if count(data) > 1", "allow if object.subset([1], [])", "allow if {" * 70 + "1" + "}" * 70,
         'allow if "open', "allow if x == “a”", "allow := trace(1)", "allow if json.unmarshal(input.x)",
-        "allow if sprintf(input.x, [1])", 'allow if sprintf("%1000000000d", [1])', 'allow if sprintf("%*d", [9, 1])',
+        "allow if sprintf(input.x, [1])", "allow if regex.match(input.x, input.y)",
+        'allow if replace("a", "", "") == ""', 'allow if regex["match"](input.x, "a")',
+        'allow if regex.match("(a+)+$", input.x)', "allow if regex.match(`a*b*c*`, input.x)",
+        'allow if regex.match("(a|b){3}", input.x)', "allow if regex . match(concat(``, [`(a`]), input.x)",
+        'allow if strings.replace_n({}, "")', 'allow if regex.split("a*", "a")',
+        'allow if glob.match("*", [], "a")',
+        'allow if sprintf("%1000000000d", [1])', 'allow if sprintf("%*d", [9, 1])',
         'allow if sprintf("%.999f", [1])', 'allow if semver.compare(input.x, "1.0.0") > 0',
     ],
 )  # fmt: skip
 def test_what_must_not_run_is_named_with_its_line(rule: str) -> None:
     problems = analyse(HEAD + rule + "\n").problems
     assert problems and problems[0].line >= 3 and str(problems[0]).startswith("Line ")
+
+
+@pytest.mark.parametrize("pattern", ["^[a-z0-9-]+$", r"^v\\d+\\.\\d+$", "^(dev|test)-[0-9]{4}$", "^[*+){]*$"])
+def test_ordinary_patterns_are_taken(pattern: str) -> None:
+    assert not analyse(HEAD + f'allow if regex.match("{pattern}", input.x)\n').problems
+
+
+def test_texts_too_long_for_the_matcher_deny(db: None) -> None:
+    program = Program(HEAD + "allow if regex.match(`^[a-z]+!$`, input.x)\n")
+    assert program.ask(as_json({"x": "a" * 2047 + "!"})) == {"allow": True}
+    for document in ({"x": "a" * 100_000}, {"x": {"a" * 3000: 1}}, {"x": ["ab"] * 50_000}):
+        with pytest.raises(EngineError, match="too long"):
+            program.ask(as_json(document))
 
 
 def test_the_package_is_ours() -> None:
