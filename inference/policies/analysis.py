@@ -31,11 +31,12 @@ def _names(text: str) -> frozenset[str]:
 # Deterministic built-ins that both engines have, each tried with values of every type in the embedded one.
 ALLOWED_BUILTINS = _names(
     """
-    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int indexof indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string
-    json.filter json.remove lower max min net.cidr_contains object.filter object.get object.keys object.remove
-    object.union object.union_n product regex.is_valid regex.match round sort
-    split sprintf startswith strings.any_prefix_match strings.any_suffix_match strings.count strings.reverse substring sum
-    to_number trim trim_left trim_prefix trim_right trim_space trim_suffix type_name union upper walk
+    abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int indexof
+    indexof_n intersection is_array is_boolean is_null is_number is_object is_set is_string json.filter
+    json.remove lower max min net.cidr_contains object.filter object.get object.keys object.remove
+    object.union object.union_n product regex.is_valid regex.match round sort split sprintf startswith
+    strings.any_prefix_match strings.any_suffix_match strings.count strings.reverse substring sum to_number
+    trim trim_left trim_prefix trim_right trim_space trim_suffix type_name union upper walk
     """
 )
 # Why a family of built-ins is refused; said to whoever writes the policy.
