@@ -112,9 +112,60 @@ def speed() -> None:
 
 
 # ---------------------------------------------------------------- labelled texts
-FIRST = ["Anna", "Björn", "Carla", "Deepak", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kemi", "Liam", "Mina", "Noah", "Olga", "Pedro", "Qiu", "Rosa", "Sven", "Tara"]
-LAST = ["Almeida", "Brandt", "Costa", "Dubois", "Eriksen", "Fischer", "Garcia", "Hughes", "Ivanov", "Jansen", "Khan", "Lopez", "Meyer", "Novak", "Okafor", "Patel"]
-CITY = ["Lyon", "Porto", "Leeds", "Utrecht", "Graz", "Turin", "Malmö", "Bristol", "Gdansk", "Austin", "Pune", "Recife"]
+FIRST = [
+    "Anna",
+    "Björn",
+    "Carla",
+    "Deepak",
+    "Elena",
+    "Farid",
+    "Grace",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Kemi",
+    "Liam",
+    "Mina",
+    "Noah",
+    "Olga",
+    "Pedro",
+    "Qiu",
+    "Rosa",
+    "Sven",
+    "Tara",
+]
+LAST = [
+    "Almeida",
+    "Brandt",
+    "Costa",
+    "Dubois",
+    "Eriksen",
+    "Fischer",
+    "Garcia",
+    "Hughes",
+    "Ivanov",
+    "Jansen",
+    "Khan",
+    "Lopez",
+    "Meyer",
+    "Novak",
+    "Okafor",
+    "Patel",
+]
+CITY = [
+    "Lyon",
+    "Porto",
+    "Leeds",
+    "Utrecht",
+    "Graz",
+    "Turin",
+    "Malmö",
+    "Bristol",
+    "Gdansk",
+    "Austin",
+    "Pune",
+    "Recife",
+]
 
 
 class Maker:

@@ -19,6 +19,8 @@ MAX_GUARDS: Final = 20
 MAX_WORDS: Final = 300
 MAX_WORD: Final = 80
 MAX_TOPICS: Final = 50
+# Where the stored head of the injection guard was set: docs/design/redaction.md has what it finds there.
+INJECTION_THRESHOLD: Final = 0.575
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 
 
@@ -158,7 +160,7 @@ def _guard(given: Any) -> GuardSpec:
             compile_custom(pattern)
         except ValueError as error:
             raise ValueError(f"{pattern}: {error}") from None
-    threshold = given.get("threshold", 0.5 if kind == "injection" else 0.35)
+    threshold = given.get("threshold", INJECTION_THRESHOLD if kind == "injection" else 0.35)
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ValueError("threshold must be a number from 0 to 1.")
     return GuardSpec(name, kind, direction, action, words, patterns, allowed, denied, float(threshold))

@@ -56,6 +56,8 @@ def profile_list(request: HttpRequest) -> HttpResponseBase:
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile_detail(request: HttpRequest, reference: str) -> HttpResponseBase:
     """One version; people who may edit can try it."""
+    if request.method == "POST":
+        require("guard.edit")
     profile = selectors.profile_get(reference)
     form = TryForm(request.POST or None)
     trial = None

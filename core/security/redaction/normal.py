@@ -98,21 +98,22 @@ def plain_of(text: str) -> Plain:
         folded = text
     else:
         folded = text.translate(_FOLD)
-    if not _UNIT.search(folded):
+    # Units are those of the original: folding must not make an escape that was none.
+    if not _UNIT.search(text):
         return Plain(folded, lower(folded))
     chars: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
     at = 0
-    for unit in _UNIT.finditer(folded):
+    for unit in _UNIT.finditer(text):
         start, end = unit.span()
         if at < start:
             chars.append(folded[at:start])
             starts.extend(range(at, start))
             ends.extend(range(at + 1, start + 1))
-        if folded[start] == "\\":
-            code = folded[start + 1]
-            char = chr(int(folded[start + 2 : end], 16)) if code == "u" else _ESCAPES[code]
+        if text[start] == "\\":
+            code = text[start + 1]
+            char = chr(int(text[start + 2 : end], 16)) if code == "u" else _ESCAPES[code]
             char = char.translate(_FOLD)
             if not _UNIT.match(char):  # an escaped zero-width character vanishes as well
                 chars.append(char)
