@@ -189,7 +189,7 @@ ENGINE_TOKEN = env.str(
 )
 # Networks (CIDR) that upstreams set up by tenants must not reach, besides metadata services and this
 # installation's own services, which they never may.
-UPSTREAM_BLOCKED_NETWORKS = env.list("UPSTREAM_BLOCKED_NETWORKS", default=[])
+UPSTREAM_BLOCKED_NETWORKS: list[str] = env.list("UPSTREAM_BLOCKED_NETWORKS", default=[])
 # A remote Open Policy Agent that decides instead of the embedded interpreter; empty for the embedded one.
 OPA_URL = env.str("OPA_URL", default="")
 # Bearer token the agent wants; empty for none.

@@ -23,8 +23,10 @@ from core.evidence.models import Run
 from core.security.actor import SYSTEM, use_actor
 from governance.models import ChecklistItem
 from governance.services import playbook_save
-from inference.gateway.models import Batch
+from inference.gateway.models import Batch, GatewayFile
+from inference.guards.services import profile_save
 from inference.ledger.models import LedgerEntry
+from inference.ledger.sealing import PAYLOAD, active_key
 from inference.models import Dataset, Registration
 from inference.policies.services import bundle_save
 from inference.upstreams.models import Upstream
@@ -123,7 +125,7 @@ def _fill(template: str, values: dict[str, Any]) -> str:
 
 # What an address could name when nothing is there; strangers are stopped before anything is looked up.
 _NOBODYS = {
-    "pk": 1, "slug": "x", "key_id": "x", "schema_name": "alpha", "number": 1, "public_id": "batch_x",
+    "pk": 1, "slug": "x", "key_id": "x", "schema_name": "alpha", "number": 1, "public_id": "batch_x", "reference": "x@1",
 }  # fmt: skip
 
 
@@ -212,6 +214,7 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         playbook = playbook_save(slug="secret-plan", title="Plan", body="Do it.")
         key = api_key_create(name="alpha's", scopes=["run.view"]).key
         policy = bundle_save(policy="package signoff.gateway\n\nallow := true\n")
+        profile = profile_save(name="secret", config={})
         application = application_create(
             docket_number="A-1", title="A secret", jurisdiction="US", type="provisional"
         )
@@ -239,6 +242,13 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         key_id=key.key_id,
         endpoint="/v1/chat/completions",
         input_file_public_id="file-secret",
+        output_file=GatewayFile.objects.create(
+            key_id=key.key_id,
+            purpose="batch_output",
+            filename="answers.jsonl",
+            data_key=active_key("alpha", PAYLOAD).id,
+            expires_at=timezone.now() + timedelta(days=1),
+        ),
         expires_at=timezone.now() + timedelta(days=1),
     )
     return {
@@ -260,6 +270,7 @@ def alphas_objects(db: None, alice: Any, acting: Any) -> dict[str, dict[str, Any
         "policies:": {"version": policy.version, "number": policy.version},
         "upstreams:": {"pk": upstream.pk},
         "gateway:": {"public_id": batch.public_id},
+        "guards:": {"reference": f"{profile.name}@{profile.version}"},
     }
 
 

@@ -132,6 +132,7 @@ class LimitsUse(Endpoint):
     actions = {"GET": "limit.view"}
     queryset = Limit.objects.all()
     serializer_class = LimitUseOut
+    pagination_class = None
 
     @extend_schema(operation_id="limits_use", responses=LimitUseOut(many=True))
     def get(self, request: Request) -> Response:

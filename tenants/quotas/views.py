@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from core.errors import DomainError
-from core.security.permissions import requires
+from core.security.permissions import require, requires
 from tenants.accounts.models import ApiKey
 from tenants.quotas import selectors, services
 from tenants.quotas.forms import LimitForm, PlacementForm, place_errors
@@ -58,6 +58,8 @@ def limit_new(request: HttpRequest) -> HttpResponseBase:
 @require_http_methods(["GET", "HEAD", "POST"])
 def limit_edit(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Change a limit."""
+    if request.method == "POST":
+        require("limit.edit")
     limit = selectors.limit_get(pk)
     form = LimitForm(request.POST or None, limit=limit)
     if request.method == "POST" and form.is_valid():

@@ -1,7 +1,5 @@
 """Fast deploys give what Django's own migrate gives, whatever the migrations do and wherever they are interrupted."""
 
-# ruff: noqa: E501 (migrations are written as text)
-
 from __future__ import annotations
 
 import json
