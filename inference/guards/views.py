@@ -11,7 +11,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 
 from core.errors import DomainError
-from core.security.permissions import can, requires
+from core.security.permissions import can, require, requires
 from core.security.redaction import ENTITIES
 from inference.guards import selectors, services
 from inference.guards.config import DEFAULT_PROFILE

@@ -143,7 +143,7 @@ def usage_clean(body: dict[str, Any]) -> None:
     compute = usage.get("compute_ms")
     if (
         isinstance(compute, int | float) and not isinstance(compute, bool) and 0 <= compute < 1e9
-    ):  # NaN is no JSON and compares false
+    ):
         clean["compute_ms"] = compute
     body["usage"] = clean
 
