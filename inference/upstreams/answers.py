@@ -141,9 +141,7 @@ def usage_clean(body: dict[str, Any]) -> None:
         if _is_count(cached) and cached <= given:
             clean["prompt_tokens_details"] = {"cached_tokens": cached}
     compute = usage.get("compute_ms")
-    if (
-        isinstance(compute, int | float) and not isinstance(compute, bool) and 0 <= compute < 1e9
-    ):
+    if isinstance(compute, int | float) and not isinstance(compute, bool) and 0 <= compute < 1e9:
         clean["compute_ms"] = compute
     body["usage"] = clean
 

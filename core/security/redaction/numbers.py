@@ -44,6 +44,15 @@ _PHONE_WORDS: Final = re.compile(
     r"sms|dial|hotline)(?![a-z])"
 )
 
+# Beginnings and lengths of the networks' numbers: Visa, Mastercard, American Express, Diners, JCB, UnionPay, Discover.
+_ISSUERS: Final = (
+    (("4",), frozenset({13, 16, 19})),
+    (("51", "52", "53", "54", "55", *(str(n) for n in range(2221, 2721))), frozenset({16})),
+    (("34", "37"), frozenset({15})),
+    (("30", "36", "38", "39"), frozenset({14, 16, 17, 18, 19})),
+    (("35",), frozenset({16, 17, 18, 19})),
+    (("50", "56", "57", "58", "6"), frozenset({13, 14, 15, 16, 17, 18, 19})),
+)
 # Lengths of IBANs by country: the IBAN registry.
 IBAN_LENGTHS: Final = {
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28, "CH": 21,
@@ -227,7 +236,7 @@ class NumberRecogniser(Recogniser):
             ):
                 return False
         number = _DIGITS.sub("", part)
-        if number[0] not in "23456" or (number[0] == "2" and not "2221" <= number[:4] <= "2720"):
+        if not any(number.startswith(prefixes) and len(number) in lengths for prefixes, lengths in _ISSUERS):
             return False
         return len(set(number)) > 1 and bool(luhn.is_valid(number))
 
