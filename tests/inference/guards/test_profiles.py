@@ -94,7 +94,7 @@ def test_the_profiles_every_tenant_has_need_no_row() -> None:
 
 
 def test_trying_needs_the_right_to_edit(acting: Any) -> None:
-    with acting("auditor"), pytest.raises(Forbidden):
+    with acting(None, "auditor"), pytest.raises(Forbidden):
         profile_try(text="a@b.de", reference="default@1")
 
 
