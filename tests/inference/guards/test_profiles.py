@@ -94,7 +94,8 @@ def test_the_profiles_every_tenant_has_need_no_row() -> None:
 
 
 def test_trying_needs_the_right_to_edit(acting: Any) -> None:
-    with acting(None, "auditor"), pytest.raises(Forbidden):
+    acting(roles=["auditor"])
+    with pytest.raises(Forbidden):
         profile_try(text="a@b.de", reference="default@1")
 
 
