@@ -106,7 +106,16 @@ class MiniLMEngine:
         self._model = None
 
 
+_loading = threading.Lock()
+
+
 @lru_cache(maxsize=1)
-def shared_embedder() -> MiniLMEngine:
-    """The one MiniLM of this process, loaded at first use."""
+def _embedder() -> MiniLMEngine:
     return MiniLMEngine()
+
+
+def shared_embedder() -> MiniLMEngine:
+    """The one MiniLM of this process, loaded at first use; by one thread, because transformers imports its parts
+    lazily and two threads that do so at once can find a part missing."""
+    with _loading:
+        return _embedder()

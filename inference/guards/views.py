@@ -87,7 +87,7 @@ def profile_detail(request: HttpRequest, reference: str) -> HttpResponseBase:
             "summary": _summary(profile.config),
             "custom": profile.config["redaction"]["custom"],
             "guards": profile.config["guards"],
-            "config": json.dumps(profile.config, indent=2, ensure_ascii=False),
+            "config": json.dumps(profile.config, indent=2, ensure_ascii=False, sort_keys=True),
             "form": form if can("guard.edit") else None,
             "trial": trial,
         },
@@ -101,7 +101,9 @@ def profile_edit(request: HttpRequest) -> HttpResponseBase:
     """Writes the next version of a profile, or the first of a new one; tries it before."""
     origin = request.GET.get("from", "")
     start = selectors.profile_get(origin) if origin else None
-    initial = {"config": json.dumps(start.config if start else _START, indent=2, ensure_ascii=False)}
+    initial = {
+        "config": json.dumps(start.config if start else _START, indent=2, ensure_ascii=False, sort_keys=True)
+    }
     if start is not None and not start.built_in:
         initial["name"] = start.name
     trying = request.method == "POST" and "try" in request.POST
