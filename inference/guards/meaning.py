@@ -1,5 +1,5 @@
-"""Guards that judge what a text means: prompt injection and topics. Each costs an embedding (about 10 ms a sentence
-batch on two cores), so profiles name them only where that is worth it.
+"""Guards that judge what a text means: prompt injection and topics. Each costs embeddings (10 ms a short text, 130 ms a
+prompt of 1 kB, on two busy cores), so profiles name them only where that is worth it.
 
 Embeddings are all-MiniLM-L6-v2. A long text is judged by its worst sentences, because an attack in one sentence
 disappears in the average of a document.

@@ -338,7 +338,11 @@ _RIGHT: Final = r"(?![A-Za-z0-9_])"
 _IBAN: Final = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}")
 
 
-_LETTERED_GATE: Final = re.compile(r"[A-Z][ -]?[0-9]{2}|[0-9]{3}[-+]?[A-Z0-9][0-9]{2}[A-Z]|[0-9]{3}-?[A-Z]")
+# Two digits with a capital right before them, or more digits and a capital after: part of every such number. It
+# begins with digits, because the regular expression engine skips to those quickly.
+_LETTERED_GATE: Final = re.compile(
+    r"[0-9]{2}(?:(?<=[A-Z][0-9][0-9])|(?<=[A-Z][ -][0-9][0-9])|[0-9]-?[A-Z]|[0-9]{4}[-+A-FU-Y][0-9]{3})"
+)
 LETTERED_CAP: Final = 64
 LETTERED_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 -+"
 
@@ -428,13 +432,13 @@ def _nric(number: str) -> bool:
 _LETTERED: Final = (
     LetteredRecogniser("UK_NINO", r"(?![DFIQUV]|BG|GB|KN|NK|NT|TN|ZZ)[A-Z](?![DFIOQUV])[A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", lambda n: True),
     LetteredRecogniser("ES_NIF", r"(?:[0-9]{8}-?[A-Z]|[XYZ]-?[0-9]{7}-?[A-Z])", _es),
-    LetteredRecogniser("IT_FISCAL_CODE", r"[A-Z]{6}[0-9LMNPQRSTUV]{2}[ABCDEHLMPRST][0-9LMNPQRSTUV]{2}[A-Z][0-9LMNPQRSTUV]{3}[A-Z]", _check("it.codicefiscale")),
+    LetteredRecogniser("IT_FISCAL_CODE", r"[A-Z]{6}[0-9]{2}[ABCDEHLMPRST][0-9LMNPQRSTUV]{2}[A-Z][0-9LMNPQRSTUV]{3}[A-Z]", _check("it.codicefiscale")),
     LetteredRecogniser("IN_PAN", r"[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4}[A-Z]", lambda n: True),
     LetteredRecogniser("FI_HETU", r"[0-3][0-9][01][0-9]{3}[-+A-FU-Y][0-9]{3}[0-9A-Y]", _check("fi.hetu")),
     LetteredRecogniser("SG_NRIC", r"[STFGM][0-9]{7}[A-Z]", _nric),
     LetteredRecogniser("PASSPORT", r"[A-Z]{1,2}[0-9]{6,8}", lambda n: True, "passports?(?: number| no| nr)?|reisepass|passeport"),
     LetteredRecogniser("DRIVER_LICENSE", r"[A-Z]{1,2}[0-9]{6,12}", lambda n: True, "driver'?s?'? licen[cs]e|driving licen[cs]e|dl number|führerschein"),
-    LetteredRecogniser("DRIVER_LICENSE", r"[A-Z9]{5}[0-9][0156][0-9][0-3][0-9][0-9][A-Z9]{2}[A-Z0-9]{3}", lambda n: True),
+    LetteredRecogniser("DRIVER_LICENSE", r"[A-Z][A-Z9]{4}[0-9][0156][0-9][0-3][0-9][0-9][A-Z9]{2}[A-Z0-9]{3}", lambda n: True),
 )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ class Ip6Recogniser(Recogniser):
 
     priority = 47
     _pattern = re.compile(r"(?<![A-Za-z0-9_:.])[0-9A-Fa-f:]{4,39}(?![A-Za-z0-9_:])")
-    _gate = re.compile(r"[0-9A-Fa-f]::?[0-9A-Fa-f]*:|::[0-9A-Fa-f]")
+    _gate = re.compile(r":[0-9A-Fa-f]{0,4}:")
 
     def wanted(self, text: str, low: str) -> bool:
         return ":" in text and self._gate.search(text) is not None
