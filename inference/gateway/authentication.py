@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, replace
 
 from django.conf import settings
@@ -10,10 +9,11 @@ from django.utils import timezone
 
 from inference.gateway.contract import Caller, GatewayProblem
 from inference.gateway.remembered import Remembered
-from inference.gateway.tenancy import schema_entered
 from tenants.accounts.keys import bearer, key_parse, secret_matches
 from tenants.accounts.middleware import ACTIVITY_RESOLUTION
 from tenants.accounts.models import ApiKey
+from tenants.entering import schema_entered
+from tenants.middleware import is_bare_host
 from tenants.quotas.models import KeyPlacement
 from tenants.resolver import tenant_by_host, tenant_by_schema
 
@@ -35,28 +35,34 @@ class _Known:
     caller: Caller
 
 
+def caller_of(key: ApiKey, *, schema: str, ip: str = "") -> Caller:
+    """Whom a key of the current schema stands for, with its place in the tree of limits."""
+    place = KeyPlacement.objects.filter(key_id=key.key_id).first() or KeyPlacement()
+    return Caller(
+        schema=schema,
+        key_id=key.key_id,
+        key_pk=key.pk,
+        scopes=tuple(key.scopes),
+        product=place.product,
+        team=place.team,
+        pilot=place.pilot,
+        attributes=dict(place.attributes),
+        ip=ip,
+    )
+
+
 def _load(name: tuple[str, str]) -> _Known | None:
     schema, key_id = name
     with schema_entered(schema):
         key = ApiKey.objects.select_related("created_by").filter(key_id=key_id).first()
         if key is None:
             return None
-        placement = KeyPlacement.objects.filter(key_id=key_id).first()
+        caller = caller_of(key, schema=schema)
         state = key.state
         now = timezone.now()
         if state == "active" and (key.last_used_at is None or now - key.last_used_at >= ACTIVITY_RESOLUTION):
             ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
     problem = "" if state == "active" else f"This API key is {state}. An admin can issue another."
-    caller = Caller(
-        schema=schema,
-        key_id=key_id,
-        key_pk=key.pk,
-        scopes=tuple(key.scopes),
-        product=placement.product if placement else "",
-        team=placement.team if placement else "",
-        pilot=placement.pilot if placement else "",
-        attributes=dict(placement.attributes) if placement else {},
-    )
     return _Known(key.secret_sha256, problem, caller)
 
 
@@ -74,16 +80,6 @@ def host_name(header: str) -> str:
     if host.startswith("["):
         return host[1 : host.find("]")]
     return host.partition(":")[0].rstrip(".")
-
-
-def _is_bare(host: str) -> bool:
-    if host in {settings.BASE_DOMAIN, "localhost", ""}:
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def caller_authenticate(*, authorization: str, host: str, ip: str) -> Caller:
@@ -107,7 +103,7 @@ def caller_authenticate(*, authorization: str, host: str, ip: str) -> Caller:
     else:
         name = host_name(host)
         by_host = tenant_by_host(name)
-        if by_host is None and not _is_bare(name):
+        if by_host is None and name and not is_bare_host(name):
             raise GatewayProblem(404, f"No tenant answers at {name[:200]}.", code="tenant_not_found")
         if by_host is not None and by_host.schema_name != schema:
             raise _refused(_WRONG)

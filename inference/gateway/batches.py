@@ -35,6 +35,7 @@ from core.errors import Conflict, NotFound
 from core.schema import current_schema
 from core.security.actor import use_actor
 from core.security.permissions import require
+from inference.gateway.authentication import caller_of
 from inference.gateway.contract import Caller, GatewayProblem
 from inference.gateway.files import (
     Handled,
@@ -49,7 +50,7 @@ from inference.gateway.files import (
 )
 from inference.gateway.models import Batch, BatchItem, GatewayFile
 from inference.gateway.storage import ContentGone, Vault, file_lines, file_write
-from inference.gateway.tenancy import schema_entered
+from tenants.entering import schema_entered
 
 logger = logging.getLogger("signoff.gateway")
 
@@ -565,23 +566,11 @@ def _item(
 def _caller(work: _Work) -> Caller | str:
     """Whom the batch acts for, as the key stands now; or why it may not go on."""
     from tenants.accounts.models import ApiKey
-    from tenants.quotas.models import KeyPlacement
 
     key = ApiKey.objects.select_related("created_by").filter(key_id=work.batch.key_id).first()
     if key is None or key.state != "active":
         return f"The API key of this batch is {key.state if key else 'gone'}."
-    place = KeyPlacement.objects.filter(key_id=key.key_id).first()
-    return Caller(
-        schema=work.schema,
-        key_id=key.key_id,
-        key_pk=key.pk,
-        scopes=tuple(key.scopes),
-        product=place.product if place else "",
-        team=place.team if place else "",
-        pilot=place.pilot if place else "",
-        attributes=dict(place.attributes) if place else {},
-        ip=work.batch.ip,
-    )
+    return caller_of(key, schema=work.schema, ip=work.batch.ip)
 
 
 def serve(
@@ -590,7 +579,7 @@ def serve(
     """One request through the gateway's pipeline. Here, because the pipeline loads much that a page needs not."""
     from inference.gateway.pipeline import serve_once
 
-    return serve_once(caller, body, route, batch=batch, request_id=request_id)
+    return serve_once(caller, body, route, request_id=request_id)
 
 
 def _ask(caller: Caller, line: _Line, route: str, public_id: str) -> tuple[_Line, int, dict[str, Any], str]:

@@ -22,7 +22,7 @@ from core.security.actor import Actor, use_actor
 from inference.gateway.contract import Caller, GatewayProblem
 from inference.gateway.models import Batch, GatewayFile
 from inference.gateway.storage import ContentGone, file_read, file_write
-from inference.gateway.tenancy import schema_entered
+from tenants.entering import schema_entered
 
 # Bytes of one file, and of all files of a tenant that have not expired.
 MAX_FILE_BYTES = 100 * 1024 * 1024

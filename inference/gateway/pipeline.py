@@ -1,8 +1,11 @@
 """One request from the parsed call to the bytes that leave, in the gateway's order:
 
-route → policy → reserve (the ledger row exists from here) → redact and guard → canary, cache → engine → redact and
+route → policy → redact and guard → reserve (the ledger row exists from here) → canary, cache → engine → redact and
 guard → settle → bytes. Whatever happens after the reservation, exactly one settlement follows; an answer leaves
 after it, a stream's last event too, and a stream's first event leaves after the row was written.
+
+Redaction comes before the reservation, because it may lengthen a prompt and the bound must hold for what the engine
+is sent (docs/decisions/redact-before-reserving.md).
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psycopg
@@ -26,6 +30,7 @@ from inference.gateway.contract import (
     Call,
     Caller,
     GatewayProblem,
+    RouteName,
     RouteTarget,
     Usage,
     policy_attributes,
@@ -39,13 +44,14 @@ from inference.gateway.protocol.answers import (
     usage_document,
     usage_read,
 )
-from inference.gateway.protocol.requests import engine_body, release_applied, tokens_in_bound
+from inference.gateway.protocol.requests import call_parse, engine_body, release_applied, tokens_in_bound
 from inference.gateway.release_config import GatewayConfig
 from inference.gateway.routing import target_choose
-from inference.gateway.tokens import tokens_in_exact
+from inference.gateway.tokens import readable, tokens_in_exact
 from inference.guards.errors import UnknownProfile
 from inference.guards.filtering import RequestFilter
 from inference.guards.selectors import guard_set
+from inference.guards.texts import has_token_prompts
 from inference.ledger.errors import LedgerUnavailable, Refused
 from inference.ledger.lanes import Admission, NewEntry, Settlement, lane
 from inference.ledger.prices import bound_nano, cost_nano, price_of
@@ -54,7 +60,7 @@ from inference.policies.engine import PolicyDecision, decide
 from inference.upstreams.client import Stream
 from inference.upstreams.errors import UpstreamBusy, UpstreamError, UpstreamRejected
 from inference.upstreams.routing import Upstreams
-from tenants.quotas.accounting import Need
+from tenants.quotas.accounting import Need, Scope
 from tenants.quotas.scopes import end_user_digest, scopes_of
 
 logger = logging.getLogger("signoff.gateway")
@@ -80,10 +86,6 @@ class Reply:
     stream: Iterator[bytes] | None = None
 
 
-class Blocked(GatewayProblem):
-    """Redaction or a guard refuses the content of a request."""
-
-
 @lru_cache(maxsize=1024)
 def _gateway_config(release_digest: str, text: bytes) -> GatewayConfig:
     return GatewayConfig.from_dict(orjson.loads(text)) if text else GatewayConfig()
@@ -98,11 +100,10 @@ def gateway_config(target: RouteTarget) -> GatewayConfig:
 class Exchange:
     """One request. Make it, call :meth:`run` once."""
 
-    def __init__(self, call: Call, caller: Caller, *, began: float | None = None, batch: str = "") -> None:
+    def __init__(self, call: Call, caller: Caller, *, began: float | None = None) -> None:
         self.call = call
         self.caller = caller
         self.began = time.perf_counter() if began is None else began
-        self.batch = batch
         self.lane = lane(caller.schema)
         self.settlement = Settlement()
         self.stages: list[list[Any]] = []
@@ -112,7 +113,7 @@ class Exchange:
         self.in_bound = 0
         self.sent = bytearray()
         self.keep_texts = False
-        self.answered_text = ""
+        self.answered_bytes = 0
         self.prompt = b""
         self.plan: CachePlan | None = None
         self.filtered = False
@@ -135,7 +136,7 @@ class Exchange:
         self._mark("policy")
         entry = self._entry(decision)
         if not decision.allowed:
-            self._record_refusal(entry, 403, "policy_denied", decision)
+            self._record_refusal(entry, 403, "policy_denied")
             raise GatewayProblem(
                 403,
                 f"The policy {decision.version} denies this request. {decision.reason}",
@@ -143,12 +144,12 @@ class Exchange:
                 type="permission_error",
             )
         self._check_throttle(entry)
+        self._filter_request(entry)
         self._reserve(entry)
         try:
             return self._serve()
         except GatewayProblem as problem:
-            refused = isinstance(problem, Blocked)
-            self._settle_failure("refused" if refused else "failed", problem)
+            self._settle_failure("failed", problem)
             problem.headers.update(self._headers())
             raise
         except UpstreamError as error:
@@ -189,21 +190,48 @@ class Exchange:
             attributes=self.attributes,
         )
 
-    def _record_refusal(self, entry: NewEntry, status: int, code: str, decision: PolicyDecision) -> None:
-        total = (time.perf_counter() - self.began) * 1000
-        self._ledger(
-            lambda: self.lane.record(
-                entry,
-                Settlement(
-                    status="refused",
-                    http_status=status,
-                    error_code=code,
-                    total_ms=total,
-                    overhead_ms=total,
-                    stages=self.stages,
-                ),
+    def _record_refusal(self, entry: NewEntry, status: int, code: str) -> None:
+        """One final row for a call that is refused before anything was reserved."""
+        end = self.settlement
+        end.status, end.http_status, end.error_code = "refused", status, code
+        end.total_ms = end.overhead_ms = (time.perf_counter() - self.began) * 1000
+        end.stages = self.stages
+        self._note_filter()
+        self._ledger(lambda: self.lane.record(entry, end))
+
+    def _filter_request(self, entry: NewEntry) -> None:
+        """Redact the call's texts and ask the guards. Raises GatewayProblem when it may not go on."""
+        call = self.call
+        try:
+            self.guards = guard_set(self.caller.schema, self.decision.redact or self.config.guards)
+        except UnknownProfile as error:
+            # A release or policy that names a profile which is gone must not run without one.
+            self._record_refusal(entry, 503, "guard_profile_missing")
+            raise GatewayProblem(
+                503,
+                f"{error.message} The request was not served.",
+                code="guard_profile_missing",
+                type="server_error",
+            ) from error
+        self.filter = RequestFilter(self.guards)
+        self.filtered = True
+        body = call.body
+        read = readable(self.target, call) if self.guards.acts_on_input and has_token_prompts(body) else body
+        if read is None:
+            self._record_refusal(entry, 400, "unreadable_prompt")
+            raise GatewayProblem(
+                400,
+                "Token ids cannot be read by this tenant's redaction. Send the prompt as text.",
+                code="unreadable_prompt",
+                param="input" if call.route == "embeddings" else "prompt",
             )
-        )
+        found = self.filter.filter_request(read)
+        if found.blocked:
+            self._record_refusal(entry, 400, "content_blocked")
+            raise GatewayProblem(400, found.reason, code="content_blocked")
+        # Token ids go on as they came, unless there was something in them to redact.
+        call.body = body if read is not body and found.body == read else found.body
+        self._mark("redact")
 
     def _check_throttle(self, entry: NewEntry) -> None:
         """Slow a key down that looks like it copies the model."""
@@ -211,7 +239,7 @@ class Exchange:
             return
         throttle = knobs.extraction_wait_s(self.caller)
         if throttle is not None:
-            self._record_refusal(entry, 429, "extraction_suspected", self.decision)
+            self._record_refusal(entry, 429, "extraction_suspected")
             raise GatewayProblem(
                 429,
                 "This key's requests look like an attempt to copy the model and are slowed down. "
@@ -225,7 +253,10 @@ class Exchange:
         call, caller, target = self.call, self.caller, self.target
         price = self.price = self._ledger(lambda: price_of(target.model_version_id, schema=caller.schema))
         entry.price_id = price.id
-        self.in_bound = tokens_in_bound(call)
+        # Counted where the model's tokenizer is at hand; elsewhere bounded by the prompt's bytes, about four times
+        # that.
+        counted = tokens_in_exact(target, call)
+        self.in_bound = tokens_in_bound(call) if counted is None else min(counted, tokens_in_bound(call))
         self.out_bound = 0 if call.route == "embeddings" else (call.max_tokens or 0) * call.n
         self.allowed_s = min(_LONGEST_S, _BASE_S + _PER_TOKEN_S * self.out_bound)
         scopes = scopes_of(
@@ -238,41 +269,30 @@ class Exchange:
         self.admission = self._admit(entry, scopes)
         self._mark("reserve")
 
-    def _admit(self, entry: NewEntry, scopes: Any) -> Admission:
-        exact = False
-        while True:
-            compute_s = self.allowed_s if self.price.uses_compute else 0.0
-            need = Need(
-                tokens_in=self.in_bound,
-                tokens_out=self.out_bound,
-                cost_nano=bound_nano(self.price, self.in_bound, self.out_bound, compute_s=compute_s),
-                model=self.target.label,
-            )
-            try:
-                return self.lane.admit(entry, need, scopes)
-            except Refused as refusal:
-                # The bound counts bytes; a tokenizer, where the model is at hand, counts about a quarter of that.
-                counted = None if exact else tokens_in_exact(self.target, self.call)
-                if counted is not None and counted < self.in_bound and "tokens" in refusal.limit + "cost":
-                    self.in_bound, exact = counted, True
-                    continue
-                headers = dict(refusal.headers)
-                headers.pop("Retry-After", None)
-                raise GatewayProblem(
-                    refusal.status,
-                    refusal.message,
-                    code=refusal.code,
-                    type="insufficient_quota"
-                    if refusal.code == "insufficient_quota"
-                    else "rate_limit_error"
-                    if refusal.status == 429
-                    else "permission_error",
-                    param="model" if refusal.status == 403 else None,
-                    retry_after_s=refusal.retry_after_s,
-                    headers=headers,
-                ) from None
-            except LedgerUnavailable as error:
-                raise _unavailable(error) from error
+    def _admit(self, entry: NewEntry, scopes: Sequence[Scope]) -> Admission:
+        compute_s = self.allowed_s if self.price.uses_compute else 0.0
+        need = Need(
+            tokens_in=self.in_bound,
+            tokens_out=self.out_bound,
+            cost_nano=bound_nano(self.price, self.in_bound, self.out_bound, compute_s=compute_s),
+            model=self.target.label,
+        )
+        try:
+            return self.lane.admit(entry, need, scopes)
+        except Refused as refusal:
+            headers = {name: value for name, value in refusal.headers.items() if name != "Retry-After"}
+            kind = "insufficient_quota" if refusal.code == "insufficient_quota" else "rate_limit_error"
+            raise GatewayProblem(
+                refusal.status,
+                refusal.message,
+                code=refusal.code,
+                type="permission_error" if refusal.status == 403 else kind,
+                param="model" if refusal.status == 403 else None,
+                retry_after_s=refusal.retry_after_s,
+                headers=headers,
+            ) from None
+        except LedgerUnavailable as error:
+            raise _unavailable(error) from error
 
     def _ledger(self, work: Any) -> Any:
         try:
@@ -291,23 +311,6 @@ class Exchange:
     def _serve(self) -> Reply:
         call, decision = self.call, self.decision
         self.keep_texts = decision.retain_days > 0
-        try:
-            guards = guard_set(self.caller.schema, decision.redact or self.config.guards)
-        except UnknownProfile as error:
-            # A release or policy that names a profile which is gone must not run without one.
-            raise GatewayProblem(
-                503,
-                f"{error.message} The request was not served.",
-                code="guard_profile_missing",
-                type="server_error",
-            ) from error
-        self.filter = RequestFilter(guards)
-        self.filtered = True
-        filtered = self.filter.filter_request(call.body)
-        if filtered.blocked:
-            raise Blocked(400, filtered.reason, code="content_blocked")
-        call.body = filtered.body
-        self._mark("redact")
         planted = knobs.canary_answer(self.target, call) if self.config.canaries else None
         if planted is not None:
             return self._from_store(planted, "off")
@@ -318,7 +321,7 @@ class Exchange:
             config=self.config.cache,
             allowed=decision.cache,
             policy_version=decision.version,
-            guard_version=f"{guards.name}:{guards.digest}"[:80],
+            guard_version=f"{self.guards.name}:{self.guards.digest}"[:80],
         )
         if plan is not None:
             hit = plan.lookup()
@@ -345,7 +348,7 @@ class Exchange:
             self.settlement.upstream = stream.upstream
             self.settlement.queue_ms = stream.queue_ms
             self._mark("engine: first event")
-            return Reply(200, self._headers(), stream=_Closing(self._stream(stream), stream, self))
+            return Reply(200, self._headers(), stream=_Closing(self._stream(stream), stream))
         try:
             answer = pool.complete(
                 path, body, tenant=self.caller.schema, traceparent=call.traceparent, deadline=deadline
@@ -363,7 +366,7 @@ class Exchange:
         call = self.call
         usage = usage_read(body, tokens_in_bound=self.in_bound, tokens_out_bound=self.out_bound)
         if usage is None:
-            usage = self._estimate(output_text(body))
+            usage = self._estimate(_text_bytes(body))
         if call.route == "embeddings":
             document = self._embeddings_document(body, usage)
         else:
@@ -392,24 +395,28 @@ class Exchange:
             "usage": usage_document(usage, self.call),
         }
 
-    def _deliver(self, document: dict[str, Any], usage: Usage, *, cache: str) -> Reply:
-        receipt = ""
-        if self.config.receipts:
-            receipt = knobs.receipt_sign(
-                self.caller.schema,
-                self.call,
-                self.target,
-                self.decision.version,
-                str(self.admission.entry_id),
-                self.request_digest,
-                knobs.output_digest(document),
-            )
+    def _deliver(self, document: dict[str, Any], usage: Usage, *, cache: str, charge: bool = True) -> Reply:
+        receipt = self._receipt(lambda: knobs.output_digest(document))
         body = dumps(document)
-        self._settle("ok", 200, usage, cache=cache, output=body, bytes_out=len(body))
+        self._settle("ok", 200, usage, cache=cache, output=body, charge=charge)
         headers = self._headers()
         if receipt:
             headers[knobs.RECEIPT_HEADER] = receipt
         return Reply(200, headers, body)
+
+    def _receipt(self, digest: Callable[[], str]) -> str:
+        """The signed receipt of an answer, "" where the release gives none."""
+        if not self.config.receipts:
+            return ""
+        return knobs.receipt_sign(
+            self.caller.schema,
+            self.call,
+            self.target,
+            self.decision.version,
+            str(self.admission.entry_id),
+            self.request_digest,
+            digest(),
+        )
 
     # ------------------------------------------------------------------ streams
     def _stream(self, stream: Stream) -> Iterator[bytes]:
@@ -444,8 +451,9 @@ class Exchange:
                                 first = False
                                 self.settlement.first_token_ms = (now - self.began) * 1000
                             yield self._emit(head, out, gathered)
-                        if filters.blocked or pieces > 4 * self.out_bound + 16:
-                            break  # the engine says more than it was asked for, or what it may not
+                        # A piece is at least a token, but for the first and the last of each choice.
+                        if filters.blocked or pieces > self.out_bound + 4 * call.n:
+                            break  # the engine says what it may not, or more than it was asked for
                     waiting = time.perf_counter()
             finally:
                 stream.close()
@@ -453,44 +461,42 @@ class Exchange:
                 yield self._emit(head, out, gathered)
         except UpstreamError as error:
             status, problem = "failed", upstream_problem(error)
+        except Exception:
+            logger.exception("a stream failed", extra={"request_id": call.request_id})
+            status, problem = "failed", _internal()
         except GeneratorExit:
             self._settle(
                 "cancelled",
                 499,
-                usage or self._estimate(self.answered_text),
+                usage or self._estimate(self.answered_bytes),
                 cache="off",
                 output=bytes(self.sent),
             )
             raise
-        usage = usage or self._estimate(self.answered_text)
+        usage = usage or self._estimate(self.answered_bytes)
         self._mark("engine: stream")
         if problem is not None:
-            last = [problem_event(problem)]
-            self._settle(
-                status, problem.status, usage, cache="off", output=bytes(self.sent), error=problem.code
-            )
-            yield from last
+            sent = bytes(self.sent)
+            with suppress(GatewayProblem):  # logged; the row is closed when the lease ends
+                self._settle(status, problem.status, usage, cache="off", output=sent, error=problem.code)
+            yield problem_event(problem)
             return
         tail: list[bytes] = []
         if call.include_usage:
             tail.append(event({**head, "choices": [], "usage": usage_document(usage, call)}))
-        if self.config.receipts and gathered is not None:
-            receipt = knobs.receipt_sign(
-                self.caller.schema,
-                call,
-                self.target,
-                self.decision.version,
-                str(self.admission.entry_id),
-                self.request_digest,
-                gathered.digest(),
-            )
+        receipt = self._receipt(gathered.digest) if gathered is not None else ""
+        if receipt:
             tail.append(event({**head, "choices": [], "signoff": {"receipt": receipt}}))
         if gathered is not None and self.plan is not None and not filters.blocked:
             self._remember(self._named({"choices": gathered.choices(kind)}, _OBJECTS[call.route], usage))
-        self._settle(
-            "ok", 200, usage, cache="off" if self.plan is None else "miss", output=bytes(self.sent),
-            error="content_filter" if filters.blocked else "",
-        )  # fmt: skip
+        try:
+            self._settle(
+                "ok", 200, usage, cache="off" if self.plan is None else "miss", output=bytes(self.sent),
+                error="content_filter" if filters.blocked else "",
+            )  # fmt: skip
+        except GatewayProblem as failure:
+            yield problem_event(failure)
+            return
         cost = f": cost_usd={self.settlement.cost_nano / 1e9:.9f} overhead_ms={self.settlement.overhead_ms:.2f}\n\n"
         tail.append(cost.encode())
         tail.append(DONE)
@@ -500,7 +506,7 @@ class Exchange:
         document = {**head, "choices": chunk["choices"]}
         if gathered is not None:
             gathered.add(document)
-        self.answered_text += output_text(document)
+        self.answered_bytes += _text_bytes(document)
         data = event(document)
         self.sent += data
         return data
@@ -535,35 +541,27 @@ class Exchange:
     def _from_store(self, answer: Mapping[str, Any], cache: str) -> Reply:
         """Give a stored or planted answer: no engine, no tokens of its own, but a row in the ledger like any other."""
         call = self.call
-        document = dict(answer)
-        document["id"] = f"chatcmpl-{secrets.token_hex(14)}"
-        document["created"] = int(time.time())
-        document["model"] = self.target.label
         given = answer.get("usage") or {}
-        usage = Usage()
-        shown = {
-            "prompt_tokens": given.get("prompt_tokens", 0),
-            "completion_tokens": given.get("completion_tokens", 0),
-            "total_tokens": given.get("total_tokens", 0),
+        shown = {name: given.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+        document = {
+            **self._named({"choices": answer["choices"]}, _OBJECTS[call.route], Usage()),
+            "usage": shown,
         }
-        document["usage"] = shown
-        if call.stream:
-            chunks = replay_chunks(document, include_usage=call.include_usage)
-            body = b"".join(event(chunk) for chunk in chunks)
-            self._settle("ok", 200, usage, cache=cache, output=body, bytes_out=len(body), charge=False)
-            return Reply(200, self._headers(), stream=iter([body, DONE]))
-        body = dumps(document)
-        self._settle("ok", 200, usage, cache=cache, output=body, bytes_out=len(body), charge=False)
-        return Reply(200, self._headers(), body)
+        if not call.stream:
+            return self._deliver(document, Usage(), cache=cache, charge=False)
+        chunks = replay_chunks(document, include_usage=call.include_usage)
+        receipt = self._receipt(lambda: knobs.output_digest(document))
+        if receipt:
+            head = {name: chunks[0][name] for name in ("id", "object", "created", "model")}
+            chunks.append({**head, "choices": [], "signoff": {"receipt": receipt}})
+        body = b"".join(event(chunk) for chunk in chunks)
+        self._settle("ok", 200, Usage(), cache=cache, output=body, charge=False)
+        return Reply(200, self._headers(), stream=iter([body, DONE]))
 
     # ------------------------------------------------------------------ settling
-    def _estimate(self, text: str) -> Usage:
+    def _estimate(self, answered_bytes: int) -> Usage:
         """When the engine does not say: the prompt's bound, and a token for each byte of what it wrote."""
-        return Usage(
-            tokens_in=self.in_bound,
-            tokens_out=min(self.out_bound, len(text.encode("utf-8", "replace"))),
-            estimated=True,
-        )
+        return Usage(tokens_in=self.in_bound, tokens_out=min(self.out_bound, answered_bytes), estimated=True)
 
     def _settle(
         self,
@@ -573,7 +571,6 @@ class Exchange:
         *,
         cache: str,
         output: bytes = b"",
-        bytes_out: int | None = None,
         error: str = "",
         charge: bool = True,
     ) -> None:
@@ -592,13 +589,8 @@ class Exchange:
         end.total_ms = total
         end.upstream_ms = self.upstream_s * 1000
         end.overhead_ms = max(0.0, total - end.upstream_ms)
-        end.bytes_out = len(output) if bytes_out is None else bytes_out
-        if self.filtered:
-            summary = self.filter.summary()
-            end.redactions = {"prompt": summary["input"], "output": summary["output"]}
-            end.guards = {
-                name: summary[name] for name in ("profile", "verdicts", "blocked", "blocked_direction")
-            }
+        end.bytes_out = len(output)
+        self._note_filter()
         if output:
             end.output_digest = salted_digest(self.caller.schema, output)
         end.stages = self.stages
@@ -622,6 +614,14 @@ class Exchange:
             )
         if self.config.extraction and status == "ok":
             knobs.extraction_observe(self.caller, self.call.body, usage.tokens_out)
+
+    def _note_filter(self) -> None:
+        if self.filtered:
+            summary = self.filter.summary()
+            self.settlement.redactions = {"prompt": summary["input"], "output": summary["output"]}
+            self.settlement.guards = {
+                name: summary[name] for name in ("profile", "verdicts", "blocked", "blocked_direction")
+            }
 
     def _settle_failure(self, status: str, problem: GatewayProblem) -> None:
         """Release what was reserved: nothing reached the client."""
@@ -650,13 +650,17 @@ class Exchange:
         return headers
 
 
+def _text_bytes(document: dict[str, Any]) -> int:
+    """UTF-8 bytes of an answer's texts."""
+    return len(output_text(document).encode("utf-8", "replace"))
+
+
 class _Closing:
     """A stream whose ``close`` (the client went away) reaches the engine at once and the ledger always."""
 
-    def __init__(self, events: Iterator[bytes], stream: Stream, exchange: Exchange) -> None:
+    def __init__(self, events: Iterator[bytes], stream: Stream) -> None:
         self._events = events
         self._stream = stream
-        self._exchange = exchange
         self._begun = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -702,22 +706,19 @@ def _internal() -> GatewayProblem:
 
 
 def serve_once(
-    caller: Caller, body: dict[str, Any], route: str, *, batch: str, request_id: str = ""
+    caller: Caller, body: dict[str, Any], route: str, *, request_id: str = ""
 ) -> tuple[int, dict[str, Any]]:
     """One item of a batch through the same pipeline: (HTTP status, body). Streams are refused.
 
     Used by workers; raises nothing a client should see, so that one bad item does not end its batch.
     """
-    from inference.gateway.protocol.requests import call_parse
-
     try:
-        raw = len(dumps(body))
-        call = call_parse(route, dict(body), body_bytes=raw)  # type: ignore[arg-type]
+        call = call_parse(cast(RouteName, route), dict(body), body_bytes=len(dumps(body)))
         if call.stream:
             raise GatewayProblem(400, "A batch does not stream.", code="invalid_value", param="stream")
         call.request_id = request_id or f"req_{secrets.token_hex(12)}"
         call.traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-        reply = Exchange(call, caller, batch=batch).run()
+        reply = Exchange(call, caller).run()
         return reply.status, orjson.loads(reply.body)
     except GatewayProblem as problem:
         return problem.status, problem.body()

@@ -18,7 +18,8 @@ class CacheConfig:
     """Whether answers of this release may be given again.
 
     ``threshold`` is a cosine similarity; ``shadow_share`` the share of semantic hits that are asked again to
-    measure false hits; above ``max_false_hit`` (upper bound of its interval) semantic caching goes off.
+    measure false hits; once it is proven above ``max_false_hit`` (anytime-valid lower bound) semantic caching
+    goes off.
     """
 
     exact: bool = False

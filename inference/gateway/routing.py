@@ -11,8 +11,8 @@ from typing import Any
 
 from inference.gateway.contract import Call, Caller, GatewayProblem, RouteTarget
 from inference.gateway.remembered import Remembered
-from inference.gateway.tenancy import schema_entered
 from inference.models import Channel, Release
+from tenants.entering import schema_entered
 
 # Seconds until a moved channel is followed everywhere.
 TTL_S = 2.0

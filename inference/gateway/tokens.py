@@ -62,6 +62,16 @@ def _texts(value: Any) -> list[str] | None:
     return found
 
 
+def readable(target: RouteTarget, call: Call) -> dict[str, Any] | None:
+    """The body with token-id prompts as text, so that redaction can read them; None when they cannot be read here."""
+    tokenizer = None if call.route == "embeddings" else _tokenizer(target.schema, target.model_digest)
+    if tokenizer is None:
+        return None
+    prompt = call.body["prompt"]
+    lists = [prompt] if isinstance(prompt[0], int) else prompt
+    return {**call.body, "prompt": tokenizer.decode_batch(lists, skip_special_tokens=False)}
+
+
 def tokens_in_exact(target: RouteTarget, call: Call) -> int | None:
     """Tokens of the prompt with what a template may add; None when they cannot be counted here.
 

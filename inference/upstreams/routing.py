@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -20,7 +19,7 @@ from inference.upstreams.client import Channel, Pool
 from inference.upstreams.endpoint import BadAddress, Endpoint, address_refusal
 from inference.upstreams.fairness import Gate
 from inference.upstreams.models import Upstream
-from tenants.db import connection
+from tenants.entering import schema_entered
 
 __all__ = ["Upstreams", "endpoint_of", "own_ports", "refuse_address", "seal_purpose"]
 
@@ -73,23 +72,6 @@ def endpoint_of(schema: str, row: Upstream) -> Endpoint:
         total_timeout_s=row.total_timeout_s,
         guarded=True,
     )
-
-
-@contextmanager
-def _schema_entered(schema: str) -> Iterator[None]:
-    """Stand in a tenant's schema; a connection that was taken for it goes back to the pool."""
-    before = connection.schema_name
-    outermost = not connection.in_atomic_block and connection.connection is None
-    connection.set_schema(schema)
-    try:
-        yield
-    finally:
-        if before == "public":
-            connection.set_schema_to_public()
-        else:
-            connection.set_schema(before)
-        if outermost:
-            connection.close()
 
 
 @dataclass(slots=True)
@@ -157,7 +139,7 @@ class Registry:
 
     # ------------------------------------------------------------------ reading
     def _load(self, target: RouteTarget, key: tuple[str, int]) -> Pool:
-        with _schema_entered(target.schema):
+        with schema_entered(target.schema):
             rows = list(Upstream.objects.filter(model_version_id=target.model_version_id, enabled=True))
             exists = bool(rows) or Upstream.objects.filter(model_version_id=target.model_version_id).exists()
             name = ""

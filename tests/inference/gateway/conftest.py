@@ -15,6 +15,8 @@ from django_tenants.utils import schema_context
 
 from core.security.actor import SYSTEM, use_actor
 from inference.gateway import authentication, background, routing
+from inference.guards import selectors as guards
+from inference.knobs import receipts
 from inference.ledger import lanes, prices
 from inference.ledger.models import LedgerEntry
 from inference.models import Channel, ModelVersion, Product, Release
@@ -83,6 +85,8 @@ def forget_everything() -> None:
     routing.forget()
     policies.forget()
     Upstreams.forget()
+    guards.forget()
+    receipts.keys_forget()
 
 
 @pytest.fixture
