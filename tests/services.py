@@ -64,7 +64,10 @@ def _start_embedded(kept: Path) -> EmbeddedServices:
         atexit.register(shutil.rmtree, workspace.root, ignore_errors=True)
     # Drawn at random, so that two runs that start together rarely look at the same one.
     first = random.randrange(*_PORTS, 10)
-    postgres, broker, cache = (processes.free_port(first + offset, 20000) for offset in (0, 1, 2))
+    # Nothing listens yet, so each is looked for above the one before.
+    postgres = processes.free_port(first, 20000)
+    broker = processes.free_port(postgres + 1, 20000)
+    cache = processes.free_port(broker + 1, 20000)
     services = EmbeddedServices(
         workspace=workspace,
         postgres=Postgres(workspace, port=postgres, settings=_THROW_AWAY),
